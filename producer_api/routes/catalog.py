@@ -26,6 +26,7 @@ from producer_api.routes import (
     pooling,
     repository,
     responses,
+    scaling,
     sleep,
     task,
     tgi,
@@ -63,5 +64,6 @@ ADMIN = (
     *kserve_repository.CONTROL_ENDPOINTS,
     *repository.ADMIN_ENDPOINTS,
     *traffic.ADMIN_ENDPOINTS,
+    *scaling.ADMIN_ENDPOINTS,
 )
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

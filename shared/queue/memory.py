@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull
@@ -16,6 +17,7 @@ from shared.queue.interface import (
     FORGET_AFTER_S,
     Bounds,
     Claim,
+    ClassDemand,
     Delivery,
     Lost,
     Pulled,
@@ -239,6 +241,16 @@ class MemoryTransport:
         items = queue.waiting()
         oldest = min((item.born for item in items), default=self._clock())
         return QueueDepth(len(items), sum(i.cost for i in items), len(queue.held), self._clock() - oldest)
+
+    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+        queue, now = self._queue(model), self._clock()
+        held = Counter(each.priority for each in queue.held.values())
+        found: dict[PriorityClass, ClassDemand] = {}
+        for priority, lanes in queue.classes.items():
+            born = (item.born for lane in lanes.lanes.values() for item in lane.requests.values())
+            speed = lanes.drained * self._kept(queue)
+            found[priority] = ClassDemand(lanes.waiting, held[priority], now - min(born, default=now), speed)
+        return found
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         queue = self._queue(ticket.model)

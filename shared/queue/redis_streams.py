@@ -19,6 +19,7 @@ from shared.queue.interface import (
     FORGET_AFTER_S,
     Bounds,
     Claim,
+    ClassDemand,
     Delivery,
     Lost,
     Pulled,
@@ -39,7 +40,7 @@ _COMMON = ("structure", "entries", "reservations", "routes", "lanes")
 PARTS = {
     (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard depth outlook lapsed refuse",
     (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
-    (*_COMMON, "upkeep", "run"): "overdue forget lost missing",
+    (*_COMMON, "upkeep", "demand", "run"): "overdue forget lost missing demand",
 }
 CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
 MAX_SEATS = 4096  # that one request counts for
@@ -166,6 +167,13 @@ class RedisStreams:
     async def depth(self, model: str) -> QueueDepth:
         waiting, tokens, held, age_ms = await self._run("depth", model)
         return QueueDepth(waiting, tokens, held, age_ms / 1000)
+
+    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+        reply = await self._run("demand", model)
+        return {
+            priority: ClassDemand(waiting, held, age_ms / 1000, float(speed or 0))
+            for priority, (waiting, held, age_ms, speed) in zip(CLASSES, reply, strict=True)
+        }
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         reply = await self._run("outlook", ticket.model, *_place(ticket))

@@ -29,6 +29,7 @@ from producer_api.routes import (
     pooling,
     repository,
     responses,
+    scaling,
     sleep,
     task,
     tgi,
@@ -69,5 +70,6 @@ ADMIN = (
     *admin_overview.ADMIN_ENDPOINTS,
     *admin_requests.ADMIN_ENDPOINTS,
     *admin_queues.ADMIN_ENDPOINTS,
+    *scaling.ADMIN_ENDPOINTS,
 )
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

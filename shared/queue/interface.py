@@ -126,6 +126,21 @@ class QueueDepth:
     wait: float | None = None
 
 
+@dataclass(frozen=True)
+class ClassDemand:
+    """Requests of one class of a model.
+
+    Attributes:
+        oldest_age: of those that wait, in seconds; 0 if none does.
+        rate: requests that workers recently took per second; 0 if it is unknown.
+    """
+
+    waiting: int
+    held: int
+    oldest_age: float
+    rate: float
+
+
 class Transport(Protocol):
     """A durable queue per model; classes share it by weight, tenants of a class equally, both counted in tokens.
 
@@ -184,6 +199,9 @@ class Transport(Protocol):
         """Remove a request if it still waits. Idempotent."""
 
     async def depth(self, model: str) -> QueueDepth: ...
+
+    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+        """Return what waits and is held by class; a request that waits in a topic is not counted."""
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         """Return the place of a waiting request; None once it has left the queue."""

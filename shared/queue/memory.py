@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from shared.errors import HeadraceError, QueueFull, TargetUnreachable, TenantQueueFull
@@ -16,6 +17,7 @@ from shared.queue.interface import (
     FORGET_AFTER_S,
     Bounds,
     Claim,
+    ClassDemand,
     Delivery,
     Lost,
     Pulled,
@@ -282,6 +284,16 @@ class MemoryTransport:
         wait = max((waiting / speed for waiting, speed in speeds), default=0.0) if known else None
         tokens = sum(item.cost for item in items)
         return QueueDepth(len(items), tokens, len(queue.held), self._clock() - oldest, wait)
+
+    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+        queue, now = self._queue(model), self._clock()
+        held = Counter(each.priority for each in queue.held.values())
+        found: dict[PriorityClass, ClassDemand] = {}
+        for priority, lanes in queue.classes.items():
+            born = (item.born for lane in lanes.lanes.values() for item in lane.requests.values())
+            speed = lanes.drained * self._kept(queue)
+            found[priority] = ClassDemand(lanes.waiting, held[priority], now - min(born, default=now), speed)
+        return found
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         queue = self.queue(ticket.model)

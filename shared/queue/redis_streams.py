@@ -19,6 +19,7 @@ from shared.queue.interface import (
     FORGET_AFTER_S,
     Bounds,
     Claim,
+    ClassDemand,
     Delivery,
     Lost,
     Pulled,
@@ -43,7 +44,7 @@ _COMMON = ("structure", "gates", "entries", "reservations", "routes", "lanes")
 PARTS = {
     (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard depth outlook lapsed refuse",
     (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
-    (*_COMMON, "upkeep", "run"): "overdue forget lost missing",
+    (*_COMMON, "upkeep", "demand", "run"): "overdue forget lost missing demand",
 }
 ADMINISTRATION = tuple(Path(__file__).with_name(f"{part}.lua") for part in (*_COMMON, "administration", "run"))
 CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
@@ -173,6 +174,13 @@ class RedisStreams:
     async def depth(self, model: str) -> QueueDepth:
         waiting, tokens, held, age_ms, wait = await self._run("depth", model)
         return QueueDepth(waiting, tokens, held, age_ms / 1000, float(wait) if wait else None)
+
+    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+        reply = await self._run("demand", model)
+        return {
+            priority: ClassDemand(waiting, held, age_ms / 1000, float(speed or 0))
+            for priority, (waiting, held, age_ms, speed) in zip(CLASSES, reply, strict=True)
+        }
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         reply = await self._run("outlook", ticket.model, *_place(ticket))

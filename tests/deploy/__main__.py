@@ -111,20 +111,24 @@ def use_ordinarily(one: Installation) -> None:
 
 
 def kill_workers(one: Installation) -> None:
-    """Send a request that kills each worker that runs it, until it is set aside; kill one that runs another."""
+    """Send a request that kills each worker that runs it, until it is set aside."""
     with HeadraceClient(one.up.url) as client:
         job = client.submit({"model": one.model, "prompt": "[die 2]", "max_tokens": 10})["id"]
         *_, end = client.events(job)
         assert end.name == "error"
-        one.up.await_ready()
-        job = client.submit({"model": one.model, "prompt": "[pace 50]", "max_tokens": 40})["id"]
-        events = client.events(job)
-        next(events)
-        one.up.child("worker").kill()  # the next one takes the answer over, and lives
-        *_, end = events
-        assert end.name == "done"
     one.up.await_ready()
     assert chat(one.up.url, one.model).status_code == 200
+
+
+def replace_worker(one: Installation) -> None:
+    """Kill the worker of a running answer, which the next one takes over."""
+    with HeadraceClient(one.up.url) as client:
+        job = client.submit({"model": one.model, "prompt": "Once", "max_tokens": 300, "ignore_eos": True})["id"]
+        events = client.events(job)
+        next(events)
+        one.up.child("worker").kill()
+        *_, end = events
+        assert end.name == "done"
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -200,6 +204,7 @@ def main() -> int:
         stack.callback(prometheus.stop)
         promtool("check", "config", str(prometheus.config))
         prometheus.await_result("up")
+        replace_worker(both[0])
         for _ in range(2):  # a rate needs two values of a series
             use_ordinarily(both[0])
         kill_workers(both[1])

@@ -25,7 +25,11 @@ pytestmark = pytest.mark.slow
 async def drain(cluster: Cluster) -> float:
     """Order the first worker to leave at once, and return the seconds until its process is gone."""
     [leaving, _] = cluster.workers
-    names = [each["id"] for each in await workers_of(cluster) if each["id"].split("-")[-2] == str(leaving.pid)]
+    async with asyncio.timeout(LIMIT_S):  # the API reads the registry once a second
+        while not (
+            names := [name for name in await workers_of(cluster) if name.split("-")[-2] == str(leaving.pid)]
+        ):
+            await asyncio.sleep(0.05)
     server = RedisServer.connect(cluster.store.url, timeout=LIMIT_S)
     try:
         began = time.monotonic()
@@ -36,10 +40,10 @@ async def drain(cluster: Cluster) -> float:
         await server.client.aclose(close_connection_pool=True)
 
 
-async def workers_of(cluster: Cluster) -> list[dict[str, str]]:
+async def workers_of(cluster: Cluster) -> list[str]:
     async with httpx.AsyncClient() as client:
-        found: list[dict[str, str]] = (await client.get(f"{cluster.urls[0]}/health")).json()["workers"]
-    return found
+        found = (await client.get(f"{cluster.urls[0]}/health")).json()["workers"]
+    return [each["id"] for each in found]
 
 
 async def test_a_drain_order_loses_no_stream(tmp_path: Path) -> None:

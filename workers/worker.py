@@ -36,6 +36,7 @@ from workers.preparation.preparer import preparer_for
 from workers.puller import RETRY_PAUSE_S, Puller, set_aside
 from workers.seat_allocation import free_seats
 from workers.sole_request import SoleRequestRecord
+from workers.stopping.grace import Grace
 
 ACKNOWLEDGE_DELAY_S = 0.01  # so that requests that end together are acknowledged in one call
 
@@ -63,10 +64,11 @@ class Worker:
         notifier: Notifier = NO_SUPERVISOR,
         sole_request: SoleRequestRecord | None = None,
     ) -> None:
+        self.id = info.id
         self._info = info
         self._backend = backend
         self._settings = settings
-        self._grace = settings.grace
+        self._grace = Grace(settings.grace)
         self._metrics = metrics
         self._preparer = preparer_for(engine, info, settings)
         self._starting: set[asyncio.Task[None]] = set()
@@ -165,8 +167,9 @@ class Worker:
         return time.monotonic() if self._by_job else self._used_at
 
     def drain(self, grace: float | None = None) -> None:
-        """Stop pulling, finish within `grace` seconds, and hand the other requests back with their tokens."""
-        self._grace = self._grace if grace is None else grace
+        """Stop pulling, finish within `grace` seconds, and hand back the rest; a second call shortens it."""
+        if grace is not None:
+            self._grace.shorten(grace)
         self._info = msgspec.structs.replace(self._info, state="draining")
         self._draining.set()
         self._puller.close()
@@ -313,10 +316,7 @@ class Worker:
 
     async def _wait_until_idle(self) -> None:
         try:
-            async with asyncio.timeout(self._grace):
-                while self._by_job:
-                    self._idle.clear()
-                    await self._idle.wait()
+            await self._grace.wait(lambda: not self._by_job, self._idle)
         except TimeoutError:
             log.info("grace_over", handed_back=len(self._by_job))
 

@@ -22,6 +22,7 @@ from headrace.cli import (
     processes,
     sim,
     usage,
+    workers,
 )
 from headrace.cli.administration import queues, top
 from headrace.cli.options import Json, print_json, stderr
@@ -48,7 +49,7 @@ START, USE, OPERATE, MEASURE = "Start processes", "Use a running API", "Operate"
 
 app.command(rich_help_panel=START)(processes.up)
 app.command(rich_help_panel=START)(processes.api)
-app.command(rich_help_panel=START)(processes.worker)
+app.add_typer(workers.app, name="worker", rich_help_panel=START)
 app.command(rich_help_panel=START)(processes.tasks)
 app.command(rich_help_panel=USE)(chat.chat)
 app.command(rich_help_panel=USE)(jobs.submit)

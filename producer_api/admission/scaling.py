@@ -1,4 +1,4 @@
-"""How much work a model has, and how many workers that takes: for autoscalers. All numbers are finite."""
+"""Load of a model, and the workers that it needs, for autoscalers. All numbers are finite."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ REQUESTS, TOKENS, WAIT = TARGETS.values()
 
 @dataclass(frozen=True)
 class ScalerMetadata:
-    """What a trigger asks for.
+    """Model, class and targets of a trigger.
 
     Attributes:
         priority: the class whose requests count; None for all.

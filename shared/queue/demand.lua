@@ -1,4 +1,4 @@
--- What waits for a model by class, for whoever decides how many workers it needs.
+-- Waiting and held requests of a model by class.
 
 -- group, lanes -> for each class {waiting, held, age of the oldest waiting one in ms, requests/s recently pulled or ''}
 function commands.demand()

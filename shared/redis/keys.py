@@ -31,6 +31,7 @@ request's state and log another.
 | worker_exit | JSON per model: the last end of a worker | `headrace up` | shortly after the restart |
 | WORKER_EXITS | hash: cause and model -> how many workers ended | `headrace up` | forever, three per model |
 | WORKERS, MODELS | sets of the ids and names | the same | a reader finds the entry gone |
+| drain_order | string per worker: how it shall leave | `headrace worker drain` | an hour |
 | ASLEEP | set of the models that were put to sleep | API: sleep, wake | woken |
 | hold | string per lock: leaders, idempotency keys | the owner | its ttl |
 | files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | deleted or expired |
@@ -59,6 +60,7 @@ WORKER_EXITS = "hr:worker-exits"
 MODELS = "hr:models"
 ASLEEP = "hr:asleep"
 AUDIT = "hr:audit"
+DRAIN_WAKE = "hr:drain-wake"  # tells the workers that one of them was ordered to leave
 DEAD_INDEX = "hr:{dead}:index"
 DEAD_LETTERS = "hr:{dead}:letters"
 FILES = ("hr:{files}:records", "hr:{files}:sizes", "hr:{files}:ends")
@@ -151,6 +153,10 @@ def worker(worker_id: str) -> str:
 def control_channel(worker_id: str) -> str:
     """Return the channel that carries ids of requests that the worker must stop."""
     return f"hr:worker:{worker_id}:control"
+
+
+def drain_order(worker_id: str) -> str:
+    return f"hr:worker:{worker_id}:drain"
 
 
 def worker_exit(model_name: str) -> str:

@@ -1,4 +1,4 @@
-"""What waits and is held by class, in every queue."""
+"""Waiting and held requests by class, in every queue."""
 
 from __future__ import annotations
 

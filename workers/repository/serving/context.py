@@ -51,6 +51,9 @@ class Workers:
             if model not in self._models.values():
                 self._metrics.forget(model)
 
+    def running(self) -> list[Worker]:
+        return list(self._models)
+
     def _active_requests(self) -> list[ActiveRequest]:
         return [active for worker in self._models for active in worker.active_requests()]
 
@@ -110,6 +113,16 @@ class HostContext:
         """Return the registry entry of a new worker, which loads a model."""
         worker_id = worker_id_prefix(os.getpid()) + secrets.token_hex(3)
         return WorkerInfo(id=worker_id, pid=os.getpid(), model=model, state="loading")
+
+    def worker_ids(self) -> list[str]:
+        """Return the ids of the running workers."""
+        return [worker.id for worker in self.workers.running()]
+
+    def hurry(self, grace: float) -> None:
+        """Give the requests of all models `grace` seconds to end, from now."""
+        self.grace = grace
+        for worker in self.workers.running():
+            worker.drain(grace)
 
     async def leave(self, worker: WorkerInfo) -> None:
         """Remove a worker that only loaded something; without Redis, it expires."""

@@ -286,7 +286,7 @@ class MemoryTransport:
         return QueueDepth(len(items), tokens, len(queue.held), self._clock() - oldest, wait)
 
     async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
-        queue, now = self._queue(model), self._clock()
+        queue, now = self.queue(model), self._clock()
         held = Counter(each.priority for each in queue.held.values())
         found: dict[PriorityClass, ClassDemand] = {}
         for priority, lanes in queue.classes.items():

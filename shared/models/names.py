@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from shared.errors import ConfigError
-from shared.settings import Settings
+
+if TYPE_CHECKING:  # the command line loads no settings for a name
+    from shared.settings import Settings
 
 MAX_MODEL_NAME_CHARS = 128
 MODEL_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{MAX_MODEL_NAME_CHARS - 1}}}")

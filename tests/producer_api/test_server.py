@@ -244,7 +244,16 @@ async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     sleep = {"/admin/models/{name}/sleep", "/admin/models/{name}/wake", "/sleep", "/wake_up", "/is_sleeping"}
     of_models = {f"/admin/models/{{name}}/{rest}" for rest in ("comparison", "shadow", "split")}
     repository = {"/admin/models", "/admin/traffic", *of_models, *ORDERS}
-    assert set(document["paths"]) == {"/health", "/live", "/ready", "/metrics", *letters, *sleep, *repository}
+    views = {f"/admin/{view}" for view in ("overview", "requests", "queues", "workers", "audit")}
+    views |= {"/admin/requests/{job_id}", "/admin/workers/{worker_id}", "/admin/scaling/{name}"}
+    gates = {
+        f"/admin/queues/{{name}}{tenant}/{action}"
+        for tenant in ("", "/tenants/{tenant_name}")
+        for action in ("pause", "resume", "drain")
+    }
+    operation = views | gates | {"/admin/queues/{name}"}
+    shared = {"/health", "/live", "/ready", "/metrics"}
+    assert set(document["paths"]) == shared | letters | sleep | repository | operation
     assert set(references(document)) <= set(document["components"]["schemas"])
     for methods in document["paths"].values():
         assert all(operation["responses"] for operation in methods.values())

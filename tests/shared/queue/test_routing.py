@@ -246,7 +246,7 @@ async def test_upkeep_mends_what_follows_from_the_routes(on_redis: Backend, room
     backend = Backend.open(roomy.model_copy(update={"routing": "round-robin"}))
     await join(backend, "a", "b")
     for_a, for_b = await publish(backend.transport, 2)
-    counters, *_, routes, in_flight, _, _ = keys.transport(MODEL)
+    counters, *_, routes, in_flight, _, _, _, _ = keys.transport(MODEL)
     await backend.redis.delete(*await backend.redis.keys(f"{keys.lane_prefix(MODEL)}aimed:*"))
     await backend.redis.hset(in_flight, mapping={"a": 9999, "gone": 5})
     await backend.redis.hset(counters, mapping={"routed": 7, "routed:a": 0, "routed:gone": 3})

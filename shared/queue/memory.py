@@ -118,8 +118,10 @@ class MemoryTransport:
 
     def _check_start(self, queue: ModelQueue, request: Request, order: int) -> None:
         """Raise TargetUnreachable if the request must start earlier than it is expected to."""
-        by, wait = latest_start(request), self._expected_wait(queue, request, order)
-        if by is not None and wait is not None and self._clock() + wait > by:
+        if (by := latest_start(request)) is None:
+            return
+        wait = self._expected_wait(queue, request, order)
+        if wait is not None and self._clock() + wait > by:
             raise late(request, wait)
 
     def _expected_wait(self, queue: ModelQueue, request: Request, order: int) -> float | None:
@@ -260,7 +262,7 @@ class MemoryTransport:
 
     async def leave(self, model: str, worker: str) -> None:
         self.queue(model).forget(worker)
-        self._live.publish(keys.wake_channel(model), b"published")
+        self.announce(model)
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         for claim in claims:

@@ -68,14 +68,16 @@ class PredictorCollector(Collector):
         first = Metric(FIRST_RESPONSE, "Duration from request to first response in milliseconds", "histogram")
         summaries = {part: Metric(f"nv_inference_{part}_summary_us", _text(part), "summary") for part in PARTS}
         for engine in engines:
-            for version, found in engine.statistics().items():
+            statistics = engine.statistics()
+            for version, found in statistics.items():
                 labels = {"model": engine.name, "version": version}
                 for name, more, value in _counts(found, cached=engine.spec.response_cache):
                     counts[name].add_sample(name, {**labels, **more}, value)
                 pending.add_sample(PENDING, labels, found.pending)
             for version, recent in engine.recent().items():
-                found = engine.statistics()[version]
-                _add_summaries(summaries, {"model": engine.name, "version": version}, recent, found)
+                if version in statistics:  # otherwise it was loaded since
+                    labels = {"model": engine.name, "version": version}
+                    _add_summaries(summaries, labels, recent, statistics[version])
             for version, (buckets, total_ns) in engine.first_responses().items():
                 _add_histogram(first, {"model": engine.name, "version": version}, buckets, total_ns)
         yield from (*counts.values(), pending, first, *summaries.values())

@@ -40,22 +40,16 @@ class Action(msgspec.Struct, frozen=True):
     code: str = ""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(Action, frozen=True, kw_only=True):
     """An action with its id, which orders all entries, and its time by the server's clock, in seconds."""
 
     id: str
     at: float
-    key_id: str
-    tenant: str
-    address: str
-    action: str
-    target: str
-    status: int
-    code: str = ""
 
     @classmethod
     def from_action(cls, entry_id: str, action: Action) -> Entry:
-        return cls(entry_id, int(entry_id.partition("-")[0]) / 1000, **msgspec.structs.asdict(action))
+        milliseconds, _ = _order(entry_id)
+        return cls(id=entry_id, at=milliseconds / 1000, **msgspec.structs.asdict(action))
 
 
 class AuditLog(Protocol):

@@ -15,8 +15,9 @@ from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
 from producer_api.openapi.document import parameter
+from producer_api.openapi.pagination import limit_of, limit_parameter
 from producer_api.routes.admin_queues import MAX_QUEUES, TENANTS_IN_LIST, queue_views, visible_queues
-from producer_api.routes.admin_requests import CURSOR_PARAMETER, MAX_LIMIT, limit_of, newest
+from producer_api.routes.admin_requests import CURSOR_PARAMETER, MAX_LIMIT, newest
 from producer_api.schemas.administration import (
     AuditPage,
     ModelSummary,
@@ -89,7 +90,7 @@ async def see_worker(context: Context, worker_id: str, caller: Principal) -> Res
 async def audit_log(context: Context, request: Request, caller: Principal) -> Response:
     if caller.scopes.models is not None:
         raise PermissionDenied("this key may use some models only, and the audit log has actions on all")
-    limit = limit_of(request, DEFAULT_ENTRIES)
+    limit = limit_of(request, DEFAULT_ENTRIES, MAX_LIMIT)
     given = request.query_params.get("cursor")
     before = None
     if given is not None:
@@ -134,14 +135,7 @@ ADMIN_ENDPOINTS = (
         audit_log,
         summary="List what administrators changed, newest first",
         parameters=[
-            parameter(
-                "limit",
-                "query",
-                f"number of actions; default {DEFAULT_ENTRIES}",
-                type="integer",
-                minimum=1,
-                maximum=MAX_LIMIT,
-            ),
+            limit_parameter(DEFAULT_ENTRIES, MAX_LIMIT, "actions"),
             CURSOR_PARAMETER,
         ],
         responses=(ResponseDoc("a page of actions", AuditPage),),

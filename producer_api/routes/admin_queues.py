@@ -35,7 +35,7 @@ async def list_queues(context: Context, caller: Principal) -> Response:
 
 async def see(context: Context, name: str, caller: Principal) -> Response:
     async with redis_deadline():
-        await _check_queue(context, name, caller)
+        await check_queue(context, name, caller)
         [view] = await queue_views(context, [name], MAX_TENANTS)
     return json_response(view)
 
@@ -68,7 +68,7 @@ async def _held_by(context: Context, name: str, survey: QueueSurvey) -> Mapping[
 async def _set(context: Context, name: str, caller: Principal, gate: Gate, tenant: str | None = None) -> Response:
     """Raises PermissionDenied, ModelNotFound, NotFound, Conflict, Unavailable."""
     async with redis_deadline():
-        await _check_queue(context, name, caller)
+        await check_queue(context, name, caller)
         if tenant is not None:
             await _check_tenant(context, name, tenant)
         await context.backend.queues.set_gate(name, gate, tenant)
@@ -99,7 +99,8 @@ async def drain_tenant(context: Context, name: str, tenant_name: str, caller: Pr
     return await _set(context, name, caller, "draining", tenant_name)
 
 
-async def _check_queue(context: Context, name: str, caller: Principal) -> None:
+async def check_queue(context: Context, name: str, caller: Principal) -> None:
+    """Raise PermissionDenied or ModelNotFound unless the caller may see the queue of a model."""
     caller.check_model(name)
     if name not in {info.name for info in await context.catalog.served()}:
         raise ModelNotFound(f"the model {name[:128]!r} does not exist", param="model")

@@ -22,9 +22,11 @@ from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
 from producer_api.openapi.document import parameter
+from producer_api.openapi.pagination import limit_of, limit_parameter
+from producer_api.routes.admin_queues import check_queue, visible_queues
 from producer_api.schemas.administration import RequestDetails, RequestPage, RequestView
 from producer_api.services import Context
-from shared.errors import InvalidRequest, ModelNotFound, NotFound
+from shared.errors import InvalidRequest, NotFound
 from shared.models.names import MODEL_NAME
 from shared.protocol import PriorityClass, RequestState
 from shared.queue.survey import RecentRequest
@@ -87,26 +89,14 @@ class Filter:
         )
 
 
-def limit_of(request: Request, default: int = DEFAULT_LIMIT, maximum: int = MAX_LIMIT) -> int:
-    """Return the number of items in a page. Raises InvalidRequest."""
-    given = request.query_params.get("limit", str(default))
-    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= maximum):
-        raise InvalidRequest(f"limit must be between 1 and {maximum}", param="limit")
-    return int(given)
-
-
 async def list_requests(context: Context, request: Request, caller: Principal) -> Response:
-    wanted, limit = Filter.from_request(request), limit_of(request)
+    wanted, limit = Filter.from_request(request), limit_of(request, DEFAULT_LIMIT, MAX_LIMIT)
     given = request.query_params.get("cursor")
     cursor = Cursor.parse(given) if given is not None else None
-    if wanted.model:
-        caller.check_model(wanted.model)
     async with redis_deadline():
-        models = [info.name for info in await context.catalog.served() if caller.may_use(info.name)]
         if wanted.model:
-            if wanted.model not in models:
-                raise ModelNotFound(f"the model {wanted.model[:128]!r} does not exist", param="model")
-            models = [wanted.model]
+            await check_queue(context, wanted.model, caller)
+        models = [wanted.model] if wanted.model else await visible_queues(context, caller)
         found, rest = await newest(context, models, wanted.admits, limit, cursor)
     return json_response(RequestPage([RequestView.from_record(each) for each in found], rest and str(rest)))
 
@@ -182,14 +172,7 @@ ADMIN_ENDPOINTS = (
         summary="List requests of all tenants, newest first",
         parameters=[
             *_FILTERS,
-            parameter(
-                "limit",
-                "query",
-                f"number of requests; default {DEFAULT_LIMIT}",
-                type="integer",
-                minimum=1,
-                maximum=MAX_LIMIT,
-            ),
+            limit_parameter(DEFAULT_LIMIT, MAX_LIMIT, "requests"),
             CURSOR_PARAMETER,
         ],
         responses=(ResponseDoc("a page, which may be short although more follow", RequestPage),),

@@ -35,10 +35,24 @@ def worker(
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0 picks a free one.")] = None,
 ) -> None:
     """Run one worker process: it serves one model, or all those of a repository."""
-    if context.invoked_subcommand is None:
-        processes.worker(
-            config, model, served_model_name, model_repository, redis_url, upstream, device, metrics_port
-        )
+    if context.invoked_subcommand is not None:
+        return
+    from shared.runtime.logging import configure_logging
+    from shared.settings import load
+
+    flags = {
+        "model": model,
+        "served_model_name": served_model_name,
+        "model_repository": model_repository,
+        "redis_url": redis_url,
+        **processes.upstream_flags(upstream),
+        "device": device,
+        "metrics_port": metrics_port,
+    }
+    settings = load(flags, file=config).settings
+    configure_logging(settings, process="worker")
+    run = processes.entry_point("workers.main", "run", "worker")
+    run(settings)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from urllib.parse import quote
 
 from headrace.client.sans_io import Clock, Emit, Flow, Pause, Read, Replicas, Reply, RetryBudget, Send
 from headrace.client.sse import Parser
@@ -44,10 +45,10 @@ class Operations:
         return self._json(Send("POST", "/v1/jobs", _idempotency_header(key), body=body))
 
     def job(self, job_id: str) -> Flow[Json]:
-        return self._json(Send("GET", f"/v1/jobs/{job_id}"))
+        return self._json(Send("GET", f"/v1/jobs/{segment(job_id)}"))
 
     def cancel(self, job_id: str) -> Flow[Json]:
-        return self._json(Send("DELETE", f"/v1/jobs/{job_id}"))
+        return self._json(Send("DELETE", f"/v1/jobs/{segment(job_id)}"))
 
     def models(self) -> Flow[list[Json]]:
         found = yield from self._json(Send("GET", "/v1/models"))
@@ -55,7 +56,7 @@ class Operations:
         return models
 
     def set_asleep(self, model: str, asleep: bool) -> Flow[Json]:
-        return self._json(Send("POST", f"/admin/models/{model}/{'sleep' if asleep else 'wake'}"))
+        return self._json(Send("POST", f"/admin/models/{segment(model)}/{'sleep' if asleep else 'wake'}"))
 
     def administer(self, method: str, path: str, body: Body | None) -> Flow[Json]:
         reply = yield from self._send(Send(method, path, body=body), self._new_budget())
@@ -78,13 +79,13 @@ class Operations:
         return letters
 
     def dead_letter(self, letter_id: str) -> Flow[Json]:
-        return self._json(Send("GET", f"/v1/dead-letters/{letter_id}"))
+        return self._json(Send("GET", f"/v1/dead-letters/{segment(letter_id)}"))
 
     def replay(self, letter_id: str, key: str | None) -> Flow[Json]:
-        return self._json(Send("POST", f"/v1/dead-letters/{letter_id}/replay", _idempotency_header(key)))
+        return self._json(Send("POST", f"/v1/dead-letters/{segment(letter_id)}/replay", _idempotency_header(key)))
 
     def remove(self, letter_id: str) -> Flow[Json]:
-        return self._json(Send("DELETE", f"/v1/dead-letters/{letter_id}"))
+        return self._json(Send("DELETE", f"/v1/dead-letters/{segment(letter_id)}"))
 
     def purge(self) -> Flow[int]:
         found = yield from self._json(Send("DELETE", "/v1/dead-letters"))
@@ -93,7 +94,7 @@ class Operations:
 
     def events(self, job_id: str, after: int) -> Flow[None]:
         """Emit each JobEvent after seq `after` once; the last one is the end."""
-        return self._follow(Send("GET", f"/v1/jobs/{job_id}/events"), JobStreamReader(str(after)))
+        return self._follow(Send("GET", f"/v1/jobs/{segment(job_id)}/events"), JobStreamReader(str(after)))
 
     def stream(self, body: Body, key: str | None) -> Flow[None]:
         """Submit a job and emit its events."""
@@ -102,7 +103,7 @@ class Operations:
 
     def result(self, job_id: str) -> Flow[Json]:
         """Return the job once it has ended, whether completed, failed or cancelled."""
-        yield from self._follow(Send("GET", f"/v1/jobs/{job_id}/events"), EndStreamReader())
+        yield from self._follow(Send("GET", f"/v1/jobs/{segment(job_id)}/events"), EndStreamReader())
         return (yield from self.job(job_id))
 
     def chat(self, body: Body, key: str | None, reader: ChatStreamReader) -> Flow[None]:
@@ -121,7 +122,7 @@ class Operations:
         """Cancel an answer whose reader has left. If no replica responds, the request's own limits end it."""
         if reader.job_id is not None:
             try:
-                yield Send("DELETE", f"{self._replicas.current}/v1/jobs/{reader.job_id}")
+                yield Send("DELETE", f"{self._replicas.current}/v1/jobs/{segment(reader.job_id)}")
             except Unavailable:
                 return
 
@@ -186,6 +187,11 @@ def _read_items(reader: StreamReader, budget: RetryBudget) -> Flow[None]:
                 return
             event = []
     raise Unavailable("the stream ended before the answer did", retry_after=parser.retry)
+
+
+def segment(name: str) -> str:
+    """Return a name as one segment of a path: `..` or a slash in it must not lead to another path."""
+    return quote(name, safe="", errors="surrogateescape") if name.strip(".") else name.replace(".", "%2E")
 
 
 def error_from_reply(reply: Reply, base: str) -> HeadraceError:

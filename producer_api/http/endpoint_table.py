@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
+from urllib.parse import unquote
 
 from starlette.routing import compile_path
 from starlette.types import Scope
@@ -108,10 +109,14 @@ class EndpointTable:
         return tuple(each.path for each in self.endpoints if each.batchable is not None)
 
     def match(self, method: str, path: str) -> Match:
-        """Return the endpoint of a request with the parameters of its path, or what an error response needs."""
-        path = canonical(path)
-        if (fixed := self._fixed.get(path)) is not None:
-            return fixed.match(method, path, NO_PARAMETERS)
+        """Return the endpoint of a request with the parameters of its path, or what an error response needs.
+
+        Args:
+            path: as it was sent. A parameter may have any slashes in it, written as %2F.
+        """
+        path = unquote(canonical(path))
+        if (fixed := self._fixed.get(plain := canonical(path))) is not None:
+            return fixed.match(method, plain, NO_PARAMETERS)
         for resource in self._templates:
             if (found := resource.regex.match(path)) is not None:
                 return resource.match(method, path, found.groupdict())

@@ -41,7 +41,7 @@ class RequestId:
         headers = dict(scope["headers"])
         client = self._proxies.client((scope.get("client") or ("",))[0], headers)
         state = scope.setdefault("state", {})
-        state["match"] = self._endpoints.match(scope["method"], scope["path"])
+        state["match"] = self._endpoints.match(scope["method"], scope["raw_path"].decode("latin-1"))
         scope["path"] = state["match"].path  # so that no inner layer sees another spelling of the same path
         facts = state["facts"] = RequestFacts(client, time.perf_counter())
         state["send"] = send  # the server's own, for a stream's frames: only their head passes every layer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -64,9 +63,11 @@ def drain(
 
 
 def _change(action: str, model: str, tenant: str | None, url: str, api_key: str | None, as_json: bool) -> None:
-    of = "" if tenant is None else f"/tenants/{quote(tenant)}"
+    from headrace.client.operations import segment
+
+    of = "" if tenant is None else f"/tenants/{segment(tenant)}"
     with client_at(url, api_key) as client:
-        found = client.administer("POST", f"/admin/queues/{quote(model)}{of}/{action}")
+        found = client.administer("POST", f"/admin/queues/{segment(model)}{of}/{action}")
     if as_json:
         print_json(found)
         return

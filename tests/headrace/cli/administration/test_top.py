@@ -78,6 +78,14 @@ async def test_queues_are_paused_drained_and_resumed(url: str, backend: Backend)
     assert (await run("queues", "pause", "no-such", "--url", url)).exit_code == 1
 
 
+@pytest.mark.parametrize("tenant", ["..", "a/../..", "", "a\udcff"])
+async def test_a_tenants_name_leads_to_no_other_queue(url: str, backend: Backend, tenant: str) -> None:
+    """A client that resolves `..` in a path would pause the whole model."""
+    assert (await run("queues", "pause", MODEL, "--tenant", tenant, "--url", url)).exit_code == 1
+    survey = await backend.queues.survey(MODEL, 8)
+    assert {survey.gate, *(each.gate for each in survey.tenants)} == {"open"}
+
+
 def overview(count: int) -> dict[str, object]:
     lane = {"waiting": 9, "held": 1, "oldest_age": 3.5, "share": 0.25, "weight_share": 1.0, "state": "paused"}
     classes = [{"priority": name, **lane} for name in ("interactive", "standard", "batch")]

@@ -22,6 +22,7 @@ from producer_api.http.endpoint import PARTS, Endpoint
 from producer_api.http.endpoint_table import EndpointTable, match_of
 from shared.accounts.audit_log import AuditLog
 
+MODEL_PARAMETER = "name"  # of the paths of administration
 Argument = Callable[[Request], Any]  # of a handler, taken from its request
 
 
@@ -64,6 +65,9 @@ class Dispatcher(BaseRoute):
         await response(scope, receive, send)
 
     async def _respond(self, endpoint: Endpoint, request: Request) -> Response:
+        """Respond. Raises PermissionDenied if an administrator names a model that its key may not administer."""
+        if endpoint.admin and (model := match_of(request.scope).path_params.get(MODEL_PARAMETER)):
+            request.state.facts.caller.check_model(model)
         arguments = {name: argument(request) for name, argument in self._arguments[endpoint].items()}
         return await endpoint.handler(**arguments)
 

@@ -33,27 +33,28 @@ LIMIT = limit_parameter(DEFAULT_LIMIT, MAX_LIMIT, "letters")
 AFTER = parameter("after", "query", "only letters older than the one with this id", type="string")
 
 
-async def all_letters(context: Context, request: Request, owner: str | None) -> Response:
+async def all_letters(context: Context, request: Request, caller: Principal, owner: str | None) -> Response:
     limit, found = limit_of(request, DEFAULT_LIMIT, MAX_LIMIT), []
-    async for letter in _of_tenant(context, request.query_params.get("after", ""), owner):
+    async for letter in _visible(context, request.query_params.get("after", ""), caller, owner):
         found.append(Letter.from_dead_letter(letter))
         if len(found) == limit:
             break
     return json_response(LetterList(found))
 
 
-async def purge(context: Context, owner: str | None) -> Response:
-    letter_ids = [letter.id async for letter in _of_tenant(context, "", owner)]
+async def purge(context: Context, caller: Principal, owner: str | None) -> Response:
+    letter_ids = [letter.id async for letter in _visible(context, "", caller, owner)]
     async with redis_deadline():
         return json_response(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
 
 
-async def see(context: Context, letter_id: str, owner: str | None) -> Response:
-    return json_response(Letter.from_dead_letter(await _find(context, letter_id, owner), with_request=True))
+async def see(context: Context, letter_id: str, caller: Principal, owner: str | None) -> Response:
+    letter = await _find(context, letter_id, caller, owner)
+    return json_response(Letter.from_dead_letter(letter, with_request=True))
 
 
-async def remove(context: Context, letter_id: str, owner: str | None) -> Response:
-    await _find(context, letter_id, owner)
+async def remove(context: Context, letter_id: str, caller: Principal, owner: str | None) -> Response:
+    await _find(context, letter_id, caller, owner)
     async with redis_deadline():
         return json_response(Removed(await context.backend.dead_letters.remove([letter_id])))
 
@@ -65,7 +66,7 @@ async def replay(
         request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id
     )
     try:
-        letter = await _find(context, letter_id, owner)
+        letter = await _find(context, letter_id, caller, owner)
         draft = without_target(msgspec.structs.replace(letter.request, deadline=None))
     except NotFound:  # replayed before, perhaps under this key
         if key is None or (before := await context.gateway.find_by_key(key, owner)) is None:
@@ -77,22 +78,28 @@ async def replay(
     return await accepted(context, request, admission)
 
 
-async def _find(context: Context, letter_id: str, owner: str | None) -> DeadLetter:
-    """Return a letter. Raises NotFound for an unknown id and for another tenant's."""
+async def _find(context: Context, letter_id: str, caller: Principal, owner: str | None) -> DeadLetter:
+    """Return a letter.
+
+    Raises NotFound for an unknown id and for another tenant's; on the admin port, PermissionDenied for one of a
+    model that the caller's key may not administer.
+    """
     async with redis_deadline():
         letter = await context.backend.dead_letters.get(letter_id)
     if letter is None or owner not in (None, letter.request.tenant):
         raise NotFound(f"there is no dead letter {letter_id[:64]!r}")
+    if owner is None:
+        caller.check_model(letter.request.model)
     return letter
 
 
-async def _of_tenant(context: Context, after: str, owner: str | None) -> AsyncIterator[DeadLetter]:
-    """Yield letters, newest first."""
+async def _visible(context: Context, after: str, caller: Principal, owner: str | None) -> AsyncIterator[DeadLetter]:
+    """Yield the letters of a tenant, newest first; on the admin port, those of models that the caller may use."""
     while True:
         async with redis_deadline():
             page = await context.backend.dead_letters.list(after=after, most=PAGE_SIZE)
         for letter in page:
-            if owner in (None, letter.request.tenant):
+            if caller.may_use(letter.request.model) if owner is None else owner == letter.request.tenant:
                 yield letter
         if len(page) < PAGE_SIZE:
             return

@@ -23,6 +23,7 @@ from producer_api.admission.readiness import (
     readiness_of,
     readiness_of_repository,
 )
+from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
 from producer_api.http.open_streams import shutdown_error
@@ -126,8 +127,10 @@ async def health(context: Context) -> Response:
     return _health_response(await _health(context, detailed=not context.settings.auth))
 
 
-async def health_in_detail(context: Context) -> Response:
-    return _health_response(await _health(context, detailed=True))
+async def health_in_detail(context: Context, caller: Principal) -> Response:
+    found = await _health(context, detailed=True)
+    found.workers = _visible(found.workers, caller)
+    return _health_response(found)
 
 
 def _health_response(found: Health) -> Response:
@@ -141,8 +144,15 @@ async def ready(context: Context) -> Response:
     return _ready_response(await readiness(context), detailed=not context.settings.auth)
 
 
-async def ready_in_detail(context: Context) -> Response:
-    return _ready_response(await readiness(context), detailed=True)
+async def ready_in_detail(context: Context, caller: Principal) -> Response:
+    found = await readiness(context)
+    found.workers = _visible(found.workers, caller)
+    return _ready_response(found, detailed=True)
+
+
+def _visible(workers: list[WorkerHealth] | UnsetType, caller: Principal) -> list[WorkerHealth] | UnsetType:
+    """Return the workers of models that the caller may administer."""
+    return UNSET if isinstance(workers, UnsetType) else [each for each in workers if caller.may_use(each.model)]
 
 
 def _ready_response(found: Readiness, *, detailed: bool) -> Response:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.deadline import redis_deadline
+from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
 from producer_api.openapi.document import parameter
@@ -43,19 +44,22 @@ async def wake(context: Context, name: str) -> Response:
     return await _set_asleep(context, name, asleep=False)
 
 
-async def sleep_default(context: Context, request: Request) -> Response:
+async def sleep_default(context: Context, request: Request, caller: Principal) -> Response:
+    caller.check_model(context.catalog.served_model)
     for field, allowed in (("level", LEVELS), ("mode", MODES)):
         if request.query_params.get(field, allowed[0]) not in allowed:
             raise InvalidRequest(f"{field} must be {' or '.join(allowed)}", param=field)
     return await _set_asleep(context, context.catalog.served_model, asleep=True)
 
 
-async def wake_default(context: Context) -> Response:
+async def wake_default(context: Context, caller: Principal) -> Response:
+    caller.check_model(context.catalog.served_model)
     return await _set_asleep(context, context.catalog.served_model, asleep=False)
 
 
-async def is_sleeping(context: Context) -> Response:
+async def is_sleeping(context: Context, caller: Principal) -> Response:
     model = context.catalog.served_model
+    caller.check_model(model)
     async with redis_deadline():
         asleep = model in await context.catalog.asleep()
         workers = await context.catalog.workers(model)

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.deadline import redis_deadline
+from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response, read_body
 from producer_api.schemas.traffic import RuleRemoved, ShadowBody, SplitBody, TrafficRules
@@ -17,20 +18,20 @@ from shared.repository.traffic.pairs import Comparison, summarize
 from shared.repository.traffic.rules import Shadow, Split, check_shadow, check_split
 
 
-async def rules(context: Context) -> Response:
+async def rules(context: Context, caller: Principal) -> Response:
     async with redis_deadline():
         found = await context.backend.traffic.traffic()
-    splits = [found.splits[name] for name in sorted(found.splits)]
-    shadows = [found.shadows[name] for name in sorted(found.shadows)]
+    splits = [found.splits[name] for name in sorted(found.splits) if caller.may_use(name)]
+    shadows = [found.shadows[name] for name in sorted(found.shadows) if caller.may_use(name)]
     return json_response(TrafficRules(splits, shadows))
 
 
-async def split(context: Context, request: Request, name: str) -> Response:
+async def split(context: Context, request: Request, name: str, caller: Principal) -> Response:
     made = (await read_body(request, SplitBody)).to_split(name)
     async with redis_deadline():
         check_split(made, await context.backend.traffic.traffic())
         for i, branch in enumerate(made.branches):
-            await _check_served(context, branch.model, f"branches[{i}].model")
+            await _check_served(context, caller, branch.model, f"branches[{i}].model")
         await context.backend.traffic.set_split(made)
     context.catalog.forget_snapshot()
     return json_response(made)
@@ -43,11 +44,11 @@ async def unsplit(context: Context, name: str) -> Response:
     return json_response(RuleRemoved(name, removed))
 
 
-async def shadow(context: Context, request: Request, name: str) -> Response:
+async def shadow(context: Context, request: Request, name: str, caller: Principal) -> Response:
     made = (await read_body(request, ShadowBody)).to_shadow(name)
     async with redis_deadline():
         check_shadow(made, await context.backend.traffic.traffic())
-        await _check_served(context, made.model, "model")
+        await _check_served(context, caller, made.model, "model")
         await context.backend.traffic.set_shadow(made)
     context.catalog.forget_snapshot()
     return json_response(made)
@@ -66,8 +67,12 @@ async def comparison(context: Context, name: str) -> Response:
     return json_response(summarize(name, pairs))
 
 
-async def _check_served(context: Context, model: str, param: str) -> None:
-    """Raise ModelNotFound unless it is a model itself: a split cannot lead to another split."""
+async def _check_served(context: Context, caller: Principal, model: str, param: str) -> None:
+    """Raise ModelNotFound unless it is a model itself: a split cannot lead to another split.
+
+    Raises PermissionDenied if the caller's key may not use it.
+    """
+    caller.check_model(model)
     served = {info.name for info in await context.catalog.served()}
     if model not in served:
         raise ModelNotFound(f"{param} must be a served model, got {model!r}", param=param)

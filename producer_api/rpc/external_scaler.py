@@ -118,4 +118,7 @@ class ExternalScaler:
             given = call.metadata_values("authorization")
             given = given or [f"Bearer {metadata[name]}" for name in KEY_NAMES if metadata.get(name)][:1]
             await authorize(self._context.authenticate, call.facts, given, group=None, admin=True)
-        return ScalerMetadata.parse(metadata)
+        wanted = ScalerMetadata.parse(metadata)
+        if call.facts.principal is not None:
+            call.facts.principal.check_model(wanted.model)
+        return wanted

@@ -129,6 +129,7 @@ class KServe:
         _refuse_repository(message.repository_name)
         make = partial(load_order, message.model_name, plain(message.parameters))
         async with self._audited(call, "Load", message.model_name):
+            call.caller.check_model(message.model_name)
             await self._carry_out(await call.off_loop(make))
         await call.write(pb.RepositoryModelLoadResponse())
 
@@ -139,6 +140,7 @@ class KServe:
         if not isinstance(dependents, bool):
             raise InvalidRequest("unload_dependents must be true or false", param="unload_dependents")
         async with self._audited(call, "Unload", message.model_name):
+            call.caller.check_model(message.model_name)
             await self._carry_out(unload_order(message.model_name, dependents=dependents))
         await call.write(pb.RepositoryModelUnloadResponse())
 

@@ -9,12 +9,17 @@ import pytest
 from fastapi import FastAPI
 
 from producer_api.app import create_app
+from producer_api.routes.catalog import ADMIN
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from shared.backend import Backend
+from shared.dead_letters.store import DeadLetter
+from shared.errors import RequestAbandoned
 from shared.models.worker_registry import WorkerInfo
+from shared.protocol import ErrorInfo
+from shared.repository.traffic.rules import Branch, Split
 from shared.settings import Settings
 from tests.support.api_server import administering, calling, chat
 from tests.support.fakes import MODEL, make_request, submit
@@ -198,6 +203,13 @@ async def test_a_tenant_is_paused_and_drained_by_itself(
         assert (await admin.post(path)).status_code == 404
 
 
+async def test_a_tenants_name_may_have_any_slashes(admin: httpx.AsyncClient, backend: Backend) -> None:
+    for name in ("a", "a/", "https://idp.example/a"):
+        await publish(backend, name)
+    for sent, name in (("a%2F", "a/"), ("https:%2F%2Fidp.example%2Fa", "https://idp.example/a")):
+        assert (await admin.post(f"{QUEUE}/tenants/{sent}/pause")).json()["tenant"] == name
+
+
 async def test_held_requests_are_counted_by_tenant(
     admin: httpx.AsyncClient, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,3 +299,53 @@ async def test_keys_of_another_scope_are_refused(
     ]
     await database.close()
     await app.state.context.close()
+
+
+@pytest.fixture
+async def limited(settings: Settings, backend: Backend, worker: ScriptedWorker) -> AsyncIterator[httpx.AsyncClient]:
+    """Return a client of the admin port whose key is for the model org/other only."""
+    app = create_app(settings.model_copy(update={"auth": True}), backend)
+    await other_model(backend)
+    database = Database.from_settings(settings)
+    scopes = Scopes.parse(admin=True, models=["org/other"])
+    _, key = await ApiKeys(database, pepper_of(settings)).create(tenant="ops", scopes=scopes)
+    async with administering(app, key) as client:
+        yield client
+    await database.close()
+    await app.state.context.close()
+
+
+async def test_a_key_of_some_models_is_refused_on_the_others(limited: httpx.AsyncClient, backend: Backend) -> None:
+    """Every route of administration that names a model, with whichever body."""
+    named = [each for each in ADMIN if each.admin and "{name" in each.path]
+    assert len(named) > 10
+    for each in named:
+        path = (
+            each.path.replace("{name:path}", MODEL)
+            .replace("{name}", MODEL)
+            .replace("{tenant_name:path}", "default")
+        )
+        refused = await limited.request(each.method, path)
+        assert refused.status_code == 403, f"{each.method} {path}"
+    for method, path in (("POST", "/sleep"), ("POST", "/wake_up"), ("GET", "/is_sleeping")):
+        assert (await limited.request(method, path)).status_code == 403, path
+    for rule, body in (("split", {"branches": [{"model": MODEL}]}), ("shadow", {"model": MODEL})):
+        assert (await limited.post(f"/admin/models/org/other/{rule}", json=body)).status_code == 403
+    assert await backend.registry.asleep() == frozenset()
+
+
+async def test_a_key_of_some_models_sees_nothing_of_the_others(
+    limited: httpx.AsyncClient, backend: Backend
+) -> None:
+    letter = DeadLetter(make_request(SECRET), ErrorInfo.from_error(RequestAbandoned("x")), 3, 1.0)
+    await backend.dead_letters.add(letter)
+    assert (await limited.get("/v1/dead-letters")).json()["data"] == []
+    assert (await limited.delete("/v1/dead-letters")).json()["removed"] == 0
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/replay")):
+        refused = await limited.request(method, f"/v1/dead-letters/{letter.id}{path}")
+        assert refused.status_code == 403, f"{method} {path}"
+        assert SECRET not in refused.text
+    await backend.traffic.set_split(Split(name=MODEL, branches=(Branch(model="org/other"),)))
+    assert (await limited.get("/admin/traffic")).json()["splits"] == []
+    for path in ("/health", "/ready"):
+        assert {each["model"] for each in (await limited.get(path)).json()["workers"]} <= {"org/other"}

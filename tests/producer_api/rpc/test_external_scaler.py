@@ -129,6 +129,9 @@ async def test_a_scaler_needs_an_admin_key_which_the_trigger_may_carry(
         assert denied.code() is grpc.StatusCode.PERMISSION_DENIED
         assert (await client.having(admin).IsActive(ref())).result is False
         assert (await client.IsActive(ref(apiKeyFromEnv=admin))).result is False
+        other = (await keys.create(tenant="ops", scopes=Scopes.parse(admin=True, models=[LARGE])))[1]
+        for call in (client.IsActive, client.StreamIsActive, client.GetMetricSpec):
+            assert (await refusal(call(ref(apiKeyFromEnv=other)))).code() is grpc.StatusCode.PERMISSION_DENIED
     async with serving(asking.model_copy(update={"scaler_auth": False}), backend) as (_, client):
         assert (await client.IsActive(ref())).result is False
 

@@ -368,6 +368,7 @@ async def test_methods_need_their_scopes(tmp_path: Path) -> None:
     async with Database.from_settings(settings) as database:
         keys = ApiKeys(database, pepper_of(settings))
         _, key = await keys.create(tenant="t", scopes=Scopes.parse(routes=["predict"]))
+        _, of_other = await keys.create(tenant="t", scopes=Scopes.parse(admin=True, models=["other"]))
     [service] = service_pb2.DESCRIPTOR.services_by_name.values()
     public = {"ServerLive", "ServerReady"}
     admin = {each.name for each in service.methods if "Memory" in each.name or "Setting" in each.name}
@@ -378,6 +379,10 @@ async def test_methods_need_their_scopes(tmp_path: Path) -> None:
             none, some = [await _code(call, metadata) for metadata in ((), (("authorization", f"Bearer {key}"),))]
             assert (none is grpc.StatusCode.OK) == (method.name in public), method.name
             assert (some is grpc.StatusCode.PERMISSION_DENIED) == (method.name in admin), method.name
+        for name in ("RepositoryModelLoad", "RepositoryModelUnload"):
+            call = channel.stream_stream(f"/{service.full_name}/{name}")
+            code = await _code(call, (("authorization", f"Bearer {of_other}"),))
+            assert code is grpc.StatusCode.PERMISSION_DENIED, name
 
 
 async def _code(call: Any, metadata: Any) -> grpc.StatusCode:

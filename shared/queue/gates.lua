@@ -27,13 +27,26 @@ local function drain_refusal(tenant)
   if tenant_gate == 'draining' then return { 4, '' } end
 end
 
--- -> how many waiting requests no worker may take
-local function count_paused()
+-- -> how many waiting requests no worker may take; without those of the class `except`, if it is given
+local function count_paused(except)
   local sum = 0
-  for class = 1, paused.all and 0 or CLASSES do
-    for tenant in pairs(paused.tenants) do sum = sum + redis.call('ZCARD', lane_of(class, tenant)) end
+  for class = 1, CLASSES do
+    if class ~= except and paused.all then sum = sum + number('n#' .. class) end
+    for tenant in pairs(class ~= except and not paused.all and paused.tenants or {}) do
+      sum = sum + redis.call('ZCARD', lane_of(class, tenant))
+    end
   end
-  return paused.all and number('n#1') + number('n#2') + number('n#3') or sum
+  return sum
+end
+
+-- No lane of a class is open: its tenants are paused, or its lanes were deleted. The class gains nothing by a pause: it
+-- goes on where the others are, else a tenant that arrives later would be served for what a paused one missed.
+local function none_open(class)
+  if paused.count == 0 then
+    set('n#' .. class, 0)
+  else
+    set('v:' .. class, math.max(number('v:' .. class), number('clock')))
+  end
 end
 
 -- -> tenant, virtual time, … of the lanes of a class that are not paused, from rank `first` to `last` among them

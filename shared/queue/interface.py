@@ -6,6 +6,7 @@ TokenLog's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -264,11 +265,12 @@ def latest_start(request: Request) -> float | None:
     return request.created_at + request.ttft_target
 
 
-def late(request: Request, wait: float) -> TargetUnreachable:
-    """Return the error for a request that is expected to wait for `wait` seconds, too long for its target."""
+def late(request: Request, by: float) -> TargetUnreachable:
+    """Return the error for a request that is expected to start `by` so many seconds after its target."""
     target = 0.0 if request.ttft_target is None else request.ttft_target
+    wait = math.ceil((target + by) * 1000) / 1000
     return TargetUnreachable(
-        f"the first token is expected after {wait:.1f} s, later than the target of {target:g} s",
-        estimated_wait=round(wait, 3),
+        f"the first token is expected after {wait:.3f} s, later than the target of {target:g} s",
+        estimated_wait=wait,
         retry_after=max(wait, MIN_RETRY_S),
     )

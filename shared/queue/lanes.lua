@@ -108,10 +108,7 @@ end
 local function first_of(class)
   while true do
     local first = open_lanes(class, 0, 0)
-    if not first[1] then
-      if paused.count == 0 then set('n#' .. class, 0) end -- the lanes were deleted
-      return nil
-    end
+    if not first[1] then return none_open(class) end
     local id, item = head_of(class, first[1])
     if id then return first[1], finite(first[2]), id, item end
   end
@@ -160,8 +157,8 @@ local function open_of(class, search)
   end
   if tenant or search.lanes[class] > 0 then
     search.passed = true
-  elseif paused.count == 0 then
-    set('n#' .. class, 0)
+  else
+    none_open(class)
   end
 end
 

@@ -37,6 +37,7 @@ from shared.token_log.memory import MemoryLive
 from shared.validation.token_estimate import token_estimate
 
 WINDOW_S = 30.0  # over which the drain rate is averaged
+FORGET_RATE_S = 5 * WINDOW_S  # without a pull, after which it is unknown
 
 
 class MemoryTransport:
@@ -120,9 +121,11 @@ class MemoryTransport:
         """Raise TargetUnreachable if the request must start earlier than it is expected to."""
         if (by := latest_start(request)) is None:
             return
+        if queue.is_paused(request.tenant):
+            return
         wait = self._expected_wait(queue, request, order)
-        if wait is not None and self._clock() + wait > by:
-            raise late(request, wait)
+        if wait is not None and (overdue := self._clock() + wait - by) > 0:
+            raise late(request, overdue)
 
     def _expected_wait(self, queue: ModelQueue, request: Request, order: int) -> float | None:
         """Return the seconds until a new request is pulled, at the recent rate; None if unknown."""
@@ -130,7 +133,8 @@ class MemoryTransport:
         lane = found.lanes.get(request.tenant)
         place = queue.place(request.priority, request.tenant, 1 + (lane.ahead_of(order) if lane else 0))
         free = sum(queue.pullers.values()) - len(queue.held)
-        if len(queue.waiting()) - found.waiting + place <= free:
+        others = [item for item in queue.waiting() if item.request.priority is not request.priority]
+        if sum(not queue.is_paused(item.request.tenant) for item in others) + place <= free:
             return 0.0
         if self._clock() - queue.at > WINDOW_S:
             return None
@@ -173,6 +177,10 @@ class MemoryTransport:
     ) -> Delivery | None:
         found = queue.classes[priority]
         first = search.first_of(found)
+        if all(queue.is_paused(tenant) for tenant in found.lanes):
+            found.start = max(
+                found.start, queue.clock
+            )  # else one that arrives later is served for what these missed
         if first is None or (first[2].request.params.n > seats[priority] and seats[priority] < capacity):
             seats[priority] = 0
             return None
@@ -197,7 +205,7 @@ class MemoryTransport:
 
     def _drained(self, queue: ModelQueue, priority: PriorityClass, cost: int) -> None:
         now = self._clock()
-        if now - queue.at > 5 * WINDOW_S:
+        if now - queue.at > FORGET_RATE_S:
             queue.since = now
         kept = math.exp(-(now - queue.at) / WINDOW_S)
         for each in queue.classes.values():
@@ -207,8 +215,10 @@ class MemoryTransport:
         queue.at = now
 
     def _kept(self, queue: ModelQueue) -> float:
-        """Return the factor from a decayed sum to a rate per second; 0 before anything was pulled."""
+        """Return the factor from a decayed sum to a rate per second; 0 if nothing was pulled for FORGET_RATE_S."""
         now = self._clock()
+        if now - queue.at > FORGET_RATE_S:
+            return 0.0
         seen = WINDOW_S * (1 - math.exp(-max(now - queue.since, 1) / WINDOW_S))
         return math.exp(-(now - queue.at) / WINDOW_S) / seen
 
@@ -304,8 +314,7 @@ class MemoryTransport:
         if lane is None or ticket.job_id not in lane.requests:
             return None
         place = queue.place(ticket.priority, ticket.tenant, list(lane.requests).index(ticket.job_id) + 1)
-        paused = "paused" in (queue.gates.get(""), queue.gates.get(ticket.tenant))
-        speed = 0.0 if paused else found.drained * self._kept(queue)
+        speed = 0.0 if queue.is_paused(ticket.tenant) else found.drained * self._kept(queue)
         return Outlook(place, place / speed if speed else None)
 
     async def overdue(self, model: str, most: int) -> list[str]:

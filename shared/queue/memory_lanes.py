@@ -190,6 +190,9 @@ class ModelQueue:
         paused = frozenset(name for name, gate in self.gates.items() if gate == "paused")
         return Search(worker, self.present(now, lease), -math.inf if patient else now - patience, paused)
 
+    def is_paused(self, tenant: str) -> bool:
+        return "paused" in (self.gates.get(""), self.gates.get(tenant))
+
     def available(self) -> int:
         """Return how many waiting requests are not paused."""
         if self.gates.get("") == "paused":

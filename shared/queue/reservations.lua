@@ -31,16 +31,21 @@ local function expected_wait(class, tenant, order)
   local place, free = place_in(class, tenant, ahead), 0
   for _, seats in ipairs(redis.call('HVALS', pullers)) do free = free + finite(seats) end
   for each = 1, CLASSES do free = free - redis.call('XLEN', streams[each]) end
-  if number('n') - number('n#' .. class) + place <= free then return 0 end
+  if number('n') - number('n#' .. class) - count_paused(class) + place <= free then return 0 end
   if seconds() - number('at') > WINDOW_S then return nil end
   local speed = rate(class)
   if speed and speed > 0 then return place / speed end
 end
 
--- -> {5, seconds} if a request that must start by `by`, in ms, is expected to start later; nil if not, or if `by` is ''
+-- -> {5, by how many seconds} if a request that must start by `by`, in ms, is expected to start later; nil if not, if
+-- `by` is '', or if it is paused
 local function too_late(class, tenant, order, by)
-  local wait = by ~= '' and expected_wait(class, tenant, order)
-  if wait and seconds() + wait > tonumber(by) / 1000 then return { 5, string.format('%.3f', wait) } end
+  if by == '' then return nil end
+  read_gates()
+  if paused.all or paused.tenants[tenant] then return nil end
+  local wait = expected_wait(class, tenant, order)
+  local late = wait and seconds() + wait - tonumber(by) / 1000
+  if late and late > 0 then return { 5, string.format('%.6f', late) } end
 end
 
 -- -> confirmed ('1' or '0'), cost, class and tenant of a reservation; nil if there is no such reservation

@@ -37,6 +37,7 @@
 
 local CLASSES = 3
 local WINDOW_S = 30 -- over which the drain rate is averaged
+local FORGET_RATE_S = 5 * WINDOW_S -- without a pull, after which it is unknown
 local counters, waiting, overdue = KEYS[1], KEYS[2], KEYS[3]
 local lanes, resting, streams = {}, {}, {}
 for class = 1, CLASSES do
@@ -132,11 +133,11 @@ local function count(class, tenant, sign, cost)
   add('n#' .. class, sign)
 end
 
--- -> requests of a class, and tokens of all, that were recently pulled per second; nil before any were
+-- -> requests of a class, and tokens of all, that were recently pulled per second; nil if none were for so long that
+-- the rate says nothing about the present
 local function rate(class)
-  local at = number('at')
-  if at == 0 then return nil end
-  local now = seconds()
+  local at, now = number('at'), seconds()
+  if now - at > FORGET_RATE_S then return nil end
   local seen = WINDOW_S * (1 - math.exp(-math.max(now - number('since'), 1) / WINDOW_S))
   local kept = math.exp(-(now - at) / WINDOW_S) / seen
   return number('r:' .. class) * kept, number('rt') * kept
@@ -149,7 +150,7 @@ end
 
 local function drained(class, cost)
   local now, at = seconds(), number('at')
-  if now - at > 5 * WINDOW_S then set('since', now) end
+  if now - at > FORGET_RATE_S then set('since', now) end
   local kept = math.exp(-(now - at) / WINDOW_S)
   for other = 1, CLASSES do set('r:' .. other, number('r:' .. other) * kept + (other == class and 1 or 0)) end
   set('rt', number('rt') * kept + cost)

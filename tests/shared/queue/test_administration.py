@@ -63,6 +63,39 @@ async def test_a_resumed_tenant_gains_nothing_by_its_pause(settings: Settings) -
         await backend.close()
 
 
+async def test_a_class_gains_nothing_by_the_pause_of_its_tenant(settings: Settings) -> None:
+    """Else the next tenant of the class would be served for what the paused one missed."""
+    roomy = settings.model_copy(update={"queue_depth": 1000, "tenant_queue_depth": 1000})
+    for kind in ("redis", "memory"):
+        backend = await opened(kind, roomy)
+        await backend.queues.set_gate(MODEL, "paused", "slow")
+        await publish(backend, "slow", priority=PriorityClass.BATCH)
+        for _ in range(100):
+            await publish(backend, "fast", priority=PriorityClass.INTERACTIVE)
+        for _ in range(80):
+            await pull(backend.transport, 1)
+        for _ in range(10):
+            await publish(backend, "late", priority=PriorityClass.BATCH)
+        taken = [each.request.tenant for each in await pull(backend.transport, 10)]
+        assert taken.count("late") <= 1  # its weight is a sixteenth of the other's
+        await backend.close()
+
+
+async def test_what_is_paused_delays_no_start(backend: Backend) -> None:
+    """A request with a target is not refused for others that no worker may take, nor while it is paused itself."""
+    await pull(backend.transport, 1)
+    await publish(backend)
+    [delivery] = await pull(backend.transport, 1)
+    await backend.transport.acknowledge([delivery.claim])
+    await backend.queues.set_gate(MODEL, "paused", "slow")
+    for _ in range(2):
+        await publish(backend, "slow", priority=PriorityClass.BATCH)
+    hurried = {"created_at": await backend.token_log.now(), "ttft_target": 0.5, "refuse_late": True}
+    await publish(backend, "fast", **hurried)
+    await backend.queues.set_gate(MODEL, "paused")
+    await publish(backend, "fast", **hurried)
+
+
 async def test_a_draining_queue_refuses_and_serves_what_waits(backend: Backend) -> None:
     job_id = await publish(backend)
     await backend.queues.set_gate(MODEL, "draining")

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from shared.protocol import PriorityClass
-from shared.queue.interface import ClassDemand, Transport
+from shared.queue.interface import Bounds, ClassDemand, Transport
+from shared.queue.memory import MemoryTransport
+from shared.redis import keys
+from shared.settings import Settings
+from shared.token_log.memory import MemoryLive
+from tests.support.backends import opened
 from tests.support.fakes import MODEL, make_request
 from tests.support.queue_calls import pull
 
@@ -20,3 +29,27 @@ async def test_demand_counts_each_class(transport: Transport) -> None:
     assert found[INTERACTIVE].rate > 0
     assert found[STANDARD].rate == 0
     assert found[STANDARD].oldest_age >= 0
+
+
+@pytest.mark.parametrize("kind", ["redis", "memory"])
+async def test_a_rate_is_forgotten_after_a_while_without_pulls(kind: str, settings: Settings) -> None:
+    """Else it would fade towards 0, and the estimates towards the age of the universe."""
+    backend, late = await opened(kind, settings), 0.0
+    if kind == "memory":
+        live = MemoryLive()
+        transport: Transport = MemoryTransport(live, bounds=Bounds(), lease=60, clock=lambda: time.time() + late)
+    else:
+        transport = backend.transport
+    await transport.publish(make_request())
+    await pull(transport, 1)
+    ticket = await transport.publish(make_request())
+    assert (await transport.depth(MODEL)).wait is not None
+    late = 3600.0
+    if kind == "redis":
+        await backend.redis.hset(keys.transport(MODEL)[0], "at", time.time() - late)
+    assert (await transport.depth(MODEL)).wait is None
+    assert {each.rate for each in (await transport.demand(MODEL)).values()} == {0.0}
+    outlook = await transport.outlook(ticket)
+    assert outlook is not None
+    assert outlook.wait is None
+    await backend.close()

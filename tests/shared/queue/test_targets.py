@@ -183,3 +183,11 @@ async def test_a_request_with_a_free_seat_or_no_estimate_is_not_refused(transpor
     await transport.publish(targeted(SOON, refuse_late=True))
     await transport.publish(targeted(SOON, refuse_late=True))
     assert len(await pull(transport, 2)) == 2
+
+
+async def test_the_expected_start_counts_from_the_creation(transport: Transport) -> None:
+    """A request whose target has passed is refused even with a free seat, and the error says so."""
+    await pull(transport, 1)
+    with pytest.raises(TargetUnreachable, match="later than the target of 1 s") as refused:
+        await transport.publish(targeted(SOON, ago=5, refuse_late=True))
+    assert 5 <= refused.value.details["estimated_wait"] < 60

@@ -31,7 +31,7 @@ from shared.errors import InvalidRequest, NotFound, PermissionDenied
 
 RECENT = 20  # requests in the overview
 DEFAULT_ENTRIES = 100
-ENTRY_ID = re.compile(r"(\d{1,15})-(\d{1,15})", re.ASCII)
+ENTRY_ID = re.compile(r"([1-9]\d{0,14})-(\d{1,15})", re.ASCII)
 
 
 async def overview(context: Context, caller: Principal) -> Response:

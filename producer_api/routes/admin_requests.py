@@ -34,7 +34,7 @@ from shared.token_log.interface import RequestRecord
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200  # requests in one page
 MAX_EXAMINED = 1000  # requests that one call looks at
-CURSOR = re.compile(r"(\d{1,15})-(\d{1,15})-(.{1,256})", re.ASCII | re.DOTALL)
+CURSOR = re.compile(r"([1-9]\d{0,14})-(\d{1,15})-(.{1,256})", re.ASCII | re.DOTALL)
 STATES = tuple(state.value for state in RequestState)
 CLASSES = tuple(priority.value for priority in PriorityClass)
 

@@ -129,6 +129,7 @@ async def test_one_request_has_its_place(admin: httpx.AsyncClient, backend: Back
         ("requests?limit=x", 400, "limit"),
         ("requests?cursor=x", 400, "cursor"),
         ("requests?cursor=1-2-%20", 400, "cursor"),
+        ("requests?cursor=0-0-x", 400, "cursor"),
         ("requests?state=lost", 400, "state"),
         ("requests?class=urgent", 400, "class"),
         ("requests?model=no-such", 404, "model"),
@@ -138,6 +139,7 @@ async def test_one_request_has_its_place(admin: httpx.AsyncClient, backend: Back
         ("workers?model=no-such", 404, "model"),
         ("workers/no-such", 404, None),
         ("audit?cursor=1-2-3", 400, "cursor"),
+        ("audit?cursor=0-0", 400, "cursor"),
         ("audit?limit=-1", 400, "limit"),
     ],
 )

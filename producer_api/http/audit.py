@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from producer_api.admission.deadline import redis_deadline
@@ -61,4 +62,4 @@ async def _record(audit: AuditLog, caller: Principal, action: str, target: str, 
         async with redis_deadline():
             await audit.add(done)
     except Unavailable as error:
-        log.warning("audit_log_unavailable", error=error.message, key=done.key_id, action=action, target=target)
+        log.warning("audit_log_unavailable", error=error.message, **msgspec.structs.asdict(done))

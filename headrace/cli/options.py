@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,8 +40,16 @@ stderr = Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one line of JSON, without buffering."""
-    print(json.dumps(value), flush=True)
+    """Print a value as one line of JSON, without buffering; null for a number that JSON does not have."""
+    print(json.dumps(_finite(value), allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def plain_table(*columns: str) -> Table:

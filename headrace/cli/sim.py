@@ -14,6 +14,7 @@ from shared.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Simulations that are fed by measured times.")
 
+DAY_S = 86_400.0
 ALL = "fixed,hpa-utilization,hpa-queue,hpa-both,keda"
 
 
@@ -39,15 +40,21 @@ def autoscale(
         typer.Option(help="Measured times: JSON of `bench batching --parts steps`; default: SmolLM2 on two cores."),
     ] = None,
     seats: Annotated[int, typer.Option(min=1, max=4096, help="Requests that a worker computes at a time.")] = 32,
-    cold_start: Annotated[float, typer.Option(min=0, help="Seconds until a new worker takes requests.")] = 60.0,
+    cold_start: Annotated[
+        float, typer.Option(min=0, max=DAY_S, help="Seconds until a new worker takes requests.")
+    ] = 60.0,
     least: Annotated[int, typer.Option("--min", min=1, help="Fewest workers of the HPAs.")] = 2,
     most: Annotated[int, typer.Option("--max", min=1, max=1000, help="Most workers.")] = 10,
     utilization: Annotated[float, typer.Option(min=1, max=100, help="Target of the HPA, in percent.")] = 80.0,
-    queue: Annotated[float, typer.Option(min=0.1, help="Target of the HPA: waiting requests per worker.")] = 10.0,
+    queue: Annotated[
+        float, typer.Option(min=0.1, max=1e6, help="Target of the HPA: waiting requests per worker.")
+    ] = 10.0,
     keda: Annotated[
-        float, typer.Option(min=0.1, help="Target of KEDA: waiting and held requests per worker.")
+        float, typer.Option(min=0.1, max=1e6, help="Target of KEDA: waiting and held requests per worker.")
     ] = 24.0,
-    ttft_target: Annotated[float, typer.Option(min=0.001, help="First token within so many seconds.")] = 5.0,
+    ttft_target: Annotated[
+        float, typer.Option(min=0.001, max=DAY_S, help="First token within so many seconds.")
+    ] = 5.0,
     plot: Annotated[Path | None, typer.Option(help="File for a plot over the day, as SVG.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed of arrivals, lengths and bursts.")] = 0,
     as_json: Json = False,
@@ -64,6 +71,8 @@ def autoscale(
     chosen = names_of("--policies", policies, POLICIES)
     machine = Machine(SMOLLM2 if step_times is None else StepTimes.read(step_times), seats, cold_start)
     load = list(Day(requests, bursts=bursts).arrivals(seed)) if arrivals is None else read_csv(arrivals)
+    if not load:
+        raise ConfigError(f"--requests {requests:g} makes a day without requests with this --seed; choose more")
     targets = Targets(least, most, utilization, queue, keda)
     with stderr.status(f"simulating {len(load):,} requests"):
         found = compare(load, machine, targets, chosen, ttft_target)

@@ -15,6 +15,8 @@ DAY_S = 86_400.0
 PEAK_AT_S = 14 * 3600.0
 COLUMNS = ("at_s", "prompt_tokens", "answer_tokens")
 MAX_ARRIVALS = 20_000_000
+MAX_AT_S = 31 * DAY_S
+MAX_TOKENS = 10_000_000  # of a prompt, and of an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,12 @@ def _parse(row: dict[str, str], place: str) -> Arrival:
     try:
         at, prompt, answer = float(row["at_s"]), int(row["prompt_tokens"]), int(row["answer_tokens"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{place}: the columns {', '.join(COLUMNS)} must be numbers, got {row}") from error
-    if not 0 <= at < math.inf or prompt < 1 or answer < 1:
-        raise ConfigError(f"{place}: at_s must be 0 or more, the tokens at least 1, got {row}")
+        raise ConfigError(
+            f"{place}: the columns {', '.join(COLUMNS)} must be numbers, got {str(row)[:200]}"
+        ) from error
+    if not 0 <= at <= MAX_AT_S or not 1 <= min(prompt, answer) <= max(prompt, answer) <= MAX_TOKENS:
+        raise ConfigError(
+            f"{place}: at_s must be between 0 and {MAX_AT_S:.0f}, the tokens between 1 and {MAX_TOKENS}, got "
+            f"{str(row)[:200]}"
+        )
     return Arrival(at, prompt, answer)

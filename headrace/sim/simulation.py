@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, auto
 
-from headrace.sim.arrivals import Arrival
+from headrace.sim.arrivals import DAY_S, Arrival
 from headrace.sim.autoscaler import SYNC_S, Autoscaler, Observation
 from headrace.sim.outcome import Outcome, Sample
 from headrace.sim.step_times import StepTimes
 from headrace.sim.worker import Job, SimWorker
+from shared.errors import HeadraceError
 
-MAX_OVERTIME_S = 7 * 86_400.0  # after the last arrival; then the workers cannot keep up
+MAX_OVERTIME_S = 7 * DAY_S  # after the last arrival; then the workers cannot keep up
 
 
 class Event(IntEnum):
@@ -62,13 +63,17 @@ class Simulation:
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Run until every request has ended. Raises AssertionError if they cannot end."""
+        """Run until every request has ended. Raises HeadraceError if they do not end within MAX_OVERTIME_S."""
         self._scale(self._autoscaler.initial, cold=False)
         self._arrive_next()
         self._schedule(SYNC_S, Event.SYNC)
         while self._more or self._waiting or any(worker.jobs for worker in self._workers):
             self._now, kind, _, subject, version = heapq.heappop(self._events)
-            assert self._now < self._last_arrival + MAX_OVERTIME_S, "requests that never end"
+            if self._now >= self._last_arrival + MAX_OVERTIME_S:
+                raise HeadraceError(
+                    f"requests still wait {MAX_OVERTIME_S / DAY_S:g} days after the last arrival: the workers "
+                    "cannot keep up; choose more of them, or a shorter cold start"
+                )
             if kind is Event.WORKER:
                 assert isinstance(subject, SimWorker)
                 self._advance(subject, version)

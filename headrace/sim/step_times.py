@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from typing import Any
 
 from shared.errors import ConfigError
 
+MIN_STEP_S, MAX_STEP_S = 1e-6, 600.0
+MAX_ANSWERS = 65_536  # of a step
 BENCH_STREAMS = (1, 32)  # the part `steps` of `headrace bench batching` measures steps of these many answers
 
 
@@ -51,12 +52,13 @@ class StepTimes:
             found = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"--step-times {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"--step-times {path} is not JSON: {error}") from error
         try:
             return cls._parse(found)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             expected = '{"decode_s": {"1": SECONDS, …}, "prompt_token_s": SECONDS}'
+            expected += f", with steps of {MIN_STEP_S:g} to {MAX_STEP_S:g} s"
             raise ConfigError(
                 f"--step-times {path} must hold {expected}, or the output of "
                 f"`headrace bench batching --parts steps --json`"
@@ -71,9 +73,9 @@ class StepTimes:
         else:
             decode = {int(size): float(seconds) for size, seconds in found["decode_s"].items()}
             prompt = float(found["prompt_token_s"])
-        if not decode or min(decode) < 1 or not all(0 < value < math.inf for value in decode.values()):
+        if not decode or not 1 <= min(decode) <= max(decode) <= MAX_ANSWERS:
             raise ValueError
-        if not 0 <= prompt < math.inf:
+        if not all(MIN_STEP_S <= value <= MAX_STEP_S for value in decode.values()) or not 0 <= prompt <= MAX_STEP_S:
             raise ValueError
         return cls(decode, prompt)
 

@@ -39,8 +39,9 @@ def report_tables(result: Any, tables: Callable[[Any], Iterable[Table]], as_json
 
 
 def names_of(option: str, given: str, known: Collection[str]) -> list[str]:
-    """Return the comma-separated names of an option. Raises ConfigError for one that is not known."""
+    """Return the comma-separated names of an option. Raises ConfigError for none, and for one that is not known."""
     wanted = comma_separated(given)
-    if unknown := [name for name in wanted if name not in known]:
-        raise ConfigError(f"{option} must be a list of {', '.join(known)}, got {unknown[0]}")
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise ConfigError(f"{option} must be a list of {', '.join(known)}, got {(unknown or ['nothing'])[0]}")
     return wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from headrace.cli.main import app
+from headrace.cli.options import print_json
 from headrace.sim.step_times import SMOLLM2, StepTimes
-from shared.errors import ConfigError
+from shared.errors import ConfigError, HeadraceError
 
 
 def run(*options: str) -> str:
@@ -50,8 +52,14 @@ def test_measured_steps_come_from_a_file(tmp_path: Path) -> None:
         ("--step-times", '{"decode_s": {"1": -1}, "prompt_token_s": 0}', "must hold"),
         ("--step-times", "[1]", "must hold"),
         ("--step-times", '{"decode_s": {"1": "NaN"}, "prompt_token_s": 0}', "must hold"),
+        ("--step-times", '{"decode_s": {"1": 1e-300}, "prompt_token_s": 0}', "must hold"),
+        ("--step-times", '{"decode_s": {"1": 1e300}, "prompt_token_s": 0}', "must hold"),
+        ("--step-times", '{"decode_s": {"1%s": 1}, "prompt_token_s": 0}' % ("0" * 400), "must hold"),
+        ("--step-times", "[" * 100_000, "is not JSON"),
         ("--arrivals", "at_s,prompt_tokens\n1,2\n", "line 2"),
-        ("--arrivals", "at_s,prompt_tokens,answer_tokens\n-1,2,3\n", "at_s must be 0 or more"),
+        ("--arrivals", "at_s,prompt_tokens,answer_tokens\n1e12,2,3\n", "at_s must be between 0 and 2678400"),
+        ("--arrivals", "at_s,prompt_tokens,answer_tokens\n1,2%s,3\n" % ("0" * 400), "between 1 and 10000000"),
+        ("--arrivals", "at_s,prompt_tokens,answer_tokens\n-1,2,3\n", "at_s must be between 0"),
         ("--arrivals", "at_s,prompt_tokens,answer_tokens\n", "at least one arrival"),
     ],
 )
@@ -65,8 +73,28 @@ def test_wrong_files_are_refused(tmp_path: Path, name: str, text: str, words: st
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
     for options, words in (
         (("--policies", "hpa"), "--policies must be a list of fixed"),
+        (("--policies", " ,"), "--policies must be a list of fixed.*, got nothing"),
+        (("--requests", "1", "--seed", "3"), "a day without requests"),
         (("--min", "5", "--max", "4"), "--min must be at most --max, 4, got 5"),
         (("--arrivals", str(tmp_path / "none")), "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=words):
             CliRunner().invoke(app, ["sim", "autoscale", *options], catch_exceptions=False)
+
+
+def test_workers_that_cannot_keep_up_end_the_run(tmp_path: Path) -> None:
+    arrivals = tmp_path / "arrivals.csv"
+    arrivals.write_text("at_s,prompt_tokens,answer_tokens\n0,10000000,10000000\n")
+    options = ("--arrivals", str(arrivals), "--policies", "keda")
+    with pytest.raises(HeadraceError, match="cannot keep up") as refused:
+        times = tmp_path / "times.json"
+        times.write_text('{"decode_s": {"1": 1}, "prompt_token_s": 1}')
+        arguments = ["sim", "autoscale", *options, "--step-times", str(times)]
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not isinstance(refused.value, ConfigError)
+
+
+def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": [math.nan, (1.5, -math.inf)], "b": {"c": math.inf}, "d": "NaN"})
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"a": [None, [1.5, None]], "b": {"c": None}, "d": "NaN"}

@@ -11,7 +11,7 @@ from producer_api.admission.scaling import ModelLoad
 from shared.errors import InvalidRequest
 from shared.protocol import PriorityClass
 
-MAX_NUMBER = 1e12
+MIN_TARGET, MAX_NUMBER = 0.001, 1e12  # KEDA counts thousandths
 MAX_VALUE = 1e15  # of a metric: KEDA counts thousandths in 64 bits
 # The metrics by the name of their target. A value is that of all workers together.
 TARGETS = {
@@ -45,7 +45,9 @@ class ScalerMetadata:
             raise InvalidRequest("model must name a model in the metadata of the trigger", param="model")
         priority = _priority(metadata.get("class", ""))
         targets = {
-            metric: _number(metadata, name, above_zero=True) for name, metric in TARGETS.items() if name in metadata
+            metric: _number(metadata, name, least=MIN_TARGET)
+            for name, metric in TARGETS.items()
+            if name in metadata
         }
         if TOKENS in targets and priority is not None:
             raise InvalidRequest(
@@ -81,14 +83,13 @@ def _priority(name: str) -> PriorityClass | None:
     return PriorityClass(name) if name else None
 
 
-def _number(metadata: Mapping[str, str], name: str, *, above_zero: bool = False) -> float:
+def _number(metadata: Mapping[str, str], name: str, *, least: float = 0.0) -> float:
     """Return a number of the metadata. Raises InvalidRequest that names it."""
     text = metadata[name]
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= MAX_NUMBER or (above_zero and value == 0):
-        least = "above 0" if above_zero else "at least 0"
-        raise InvalidRequest(f"{name} must be a number {least} and at most 1e12, got {text[:64]!r}", param=name)
+    if not least <= value <= MAX_NUMBER:
+        raise InvalidRequest(f"{name} must be a number from {least:g} to 1e12, got {text[:64]!r}", param=name)
     return value

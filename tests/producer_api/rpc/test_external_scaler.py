@@ -94,6 +94,7 @@ async def test_streams_are_bounded(client: Client, monkeypatch: pytest.MonkeyPat
     [
         ({"requestsPerReplica": "0"}, "requestsPerReplica"),
         ({"targetWait": "nan"}, "targetWait"),
+        ({"targetWait": "1e-300"}, "targetWait"),
         ({"tokensPerReplica": "1e300"}, "tokensPerReplica"),
         ({"tokensPerReplica": "100", "class_": "batch"}, "tokensPerReplica"),
         ({"activationThreshold": "-1"}, "activationThreshold"),

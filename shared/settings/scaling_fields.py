@@ -29,6 +29,6 @@ class ScalingFields(BaseModel):
     )
     spot_notices_url: str | None = Field(
         None,
-        pattern=r"^https?://[^/?#@]+$",
+        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?$",
         description="address of the metadata service, without a path; default: that of the cloud",
     )

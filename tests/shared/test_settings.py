@@ -55,6 +55,7 @@ def test_flags_over_environment_over_file_over_defaults(tmp_path: Path, monkeypa
         ),
         ("HEADRACE_MODEL_ROUTING", "[1]", "model_routing (from environment)"),
         ("HEADRACE_ROUTING_WEIGHT", "0", "routing_weight (from environment)"),
+        ("HEADRACE_SPOT_NOTICES_URL", "http://[::1", "spot_notices_url (from environment): String should match"),
     ],
 )
 def test_a_wrong_setting_is_named(variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:

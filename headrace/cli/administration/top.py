@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import time
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 DEFAULT_INTERVAL_S = 2.0
 PATIENCE_S = 0.0  # for one look; a failed one is shown, and the next follows
-QUIT_KEYS = frozenset("qQ\x1b\x03")
+QUIT_KEYS = frozenset(b"qQ\x03")
+ESCAPE = b"\x1b"  # alone; with more, it is an arrow or another key
+MAX_TYPED = 1024  # bytes that are read at a time
 SECTIONS = 5  # tables of the view
 CHROME_LINES = 2 + 2 * SECTIONS  # the heading and an empty line; of each table its heading and a last line
 STYLES = {"paused": "yellow", "draining": "yellow", "hung": "red", "failed": "red", "ready": "green"}
@@ -88,9 +91,9 @@ def _keys() -> Iterator[Callable[[float], bool]]:
     def pressed(timeout: float) -> bool:
         until = time.monotonic() + timeout
         while (left := until - time.monotonic()) > 0:
-            if select.select([sys.stdin], [], [], left)[0]:
-                key = sys.stdin.read(1)
-                if not key or key in QUIT_KEYS:
+            if select.select([descriptor], [], [], left)[0]:
+                typed = os.read(descriptor, MAX_TYPED)
+                if not typed or typed == ESCAPE or QUIT_KEYS & set(typed):
                     return True
         return False
 

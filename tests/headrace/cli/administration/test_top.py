@@ -137,7 +137,11 @@ async def test_top_survives_the_servers_death(settings: Settings, backend: Backe
         await asyncio.to_thread(read_until, b"workers ready")
     try:
         await asyncio.to_thread(read_until, b"trying again every 0.2 s")
-        os.write(parent, b"q")
+        os.write(parent, b"\x1b[B")  # an arrow does not quit
+        for _ in range(2):
+            seen.clear()
+            await asyncio.to_thread(read_until, b"trying again every 0.2 s")
+        os.write(parent, b"xq")
         assert await asyncio.to_thread(process.wait, LIMIT_S) == 0
         assert b"Traceback" not in seen
     finally:

@@ -20,7 +20,7 @@ from shared.errors import ModelNotFound, NotFound
 from shared.queue.survey import Gate, QueueSurvey, QueueView, view_of
 
 MAX_QUEUES = 100  # that one call describes
-MAX_TENANTS = 200  # of one queue
+MAX_TENANTS = 200  # of one queue; with more, shares are unknown
 MAX_KNOWN = 2000  # tenants of a queue among which one is looked for
 MAX_HELD = 500  # requests that workers hold, of one queue, whose tenants are counted
 TENANTS_IN_LIST = 20  # of each queue
@@ -46,11 +46,14 @@ async def visible_queues(context: Context, caller: Principal) -> list[str]:
 
 
 async def queue_views(context: Context, names: Sequence[str], most_tenants: int) -> list[QueueView]:
-    """Return the views of queues, with at most so many tenants of each. Raises Unavailable."""
+    """Return the views of queues, with at most so many tenants of each. Raises Unavailable.
+
+    Shares are computed from all tenants, as far as there are at most MAX_TENANTS.
+    """
 
     async def view(name: str) -> QueueView:
-        survey = await context.backend.queues.survey(name, most_tenants)
-        return view_of(name, survey, await _held_by(context, name, survey))
+        survey = await context.backend.queues.survey(name, MAX_TENANTS)
+        return view_of(name, survey, await _held_by(context, name, survey), most_tenants)
 
     return list(await asyncio.gather(*(view(name) for name in names)))
 

@@ -70,12 +70,14 @@ local function tenant_row(tenant, served_keys)
 end
 
 -- group, lanes, how many tenants to describe
--- -> {gate, time in ms, waiting, their tokens, held of each class …, {tenant …, 1 if there are more}}
+-- -> {gate, time in ms, waiting, their tokens, held of each class …, waiting of each class …, {tenant …}, 1 if there are
+-- more}
 function commands.survey()
   local keys = { served_key(0), served_key(-1) }
   local names, more = tenants_of(keys, tonumber(ARGV[4]))
   local reply = { redis.call('HGET', gates, '') or 'open', milliseconds(), number('n'), string.format('%d', number('t')) }
   for class = 1, CLASSES do reply[#reply + 1] = redis.call('XLEN', streams[class]) end
+  for class = 1, CLASSES do reply[#reply + 1] = number('n#' .. class) end
   local rows = {}
   for i, tenant in ipairs(names) do rows[i] = tenant_row(tenant, keys) end
   reply[#reply + 1], reply[#reply + 2] = rows, more

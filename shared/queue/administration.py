@@ -68,13 +68,15 @@ class RedisQueueAdministration:
             raise too_many_gates(model)
 
     async def survey(self, model: str, most_tenants: int) -> QueueSurvey:
-        gate, now_ms, waiting, tokens, *held, rows, more = await self._run("survey", model, most_tenants)
+        gate, now_ms, waiting, tokens, *by_class, rows, more = await self._run("survey", model, most_tenants)
+        held, waits = by_class[: len(CLASSES)], by_class[len(CLASSES) :]
         return QueueSurvey(
             gate_of(gate),
             now_ms / 1000,
             waiting,
             int(tokens),
             dict(zip(CLASSES, held, strict=True)),
+            dict(zip(CLASSES, waits, strict=True)),
             [_tenant(row) for row in rows],
             bool(more),
         )
@@ -145,6 +147,7 @@ class MemoryQueueAdministration:
             len(items),
             sum(item.cost for item in items),
             held,
+            {priority: found.waiting for priority, found in queue.classes.items()},
             tenants,
             len(names) > most_tenants,
         )

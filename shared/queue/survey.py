@@ -44,13 +44,17 @@ class TenantSurvey(NamedTuple):
 
 
 class QueueSurvey(NamedTuple):
-    """State of a queue at the time `now`, in seconds since the epoch; `truncated` if there are more tenants."""
+    """State of a queue at the time `now`, in seconds since the epoch; `truncated` if there are more tenants.
+
+    `held` and `waits` count the requests of each class.
+    """
 
     gate: Gate
     now: float
     waiting: int
     waiting_tokens: int
     held: Mapping[PriorityClass, int]
+    waits: Mapping[PriorityClass, int]
     tenants: Sequence[TenantSurvey]
     truncated: bool = False
 
@@ -63,13 +67,16 @@ class RecentRequest(NamedTuple):
 
 
 class ClassView(msgspec.Struct):
-    """One class: `weight_share` of the tokens is what it should get, `share` what it got in the last minutes."""
+    """One class: `weight_share` of the tokens is what it should get, `share` what it got in the last minutes.
+
+    Both are None if there are too many tenants to compute them.
+    """
 
     priority: str
     waiting: int
     held: int
     weight: int
-    weight_share: float
+    weight_share: float | None
     share: float | None
 
 
@@ -82,7 +89,7 @@ class TenantView(msgspec.Struct):
     waiting_tokens: int
     held: int | None
     oldest_age: float
-    weight_share: float
+    weight_share: float | None
     share: float | None
 
 
@@ -100,13 +107,15 @@ class QueueView(msgspec.Struct):
     truncated: bool
 
 
-def view_of(model: str, survey: QueueSurvey, held_by: Mapping[str, int] | None) -> QueueView:
-    """Return the view of a survey.
+def view_of(
+    model: str, survey: QueueSurvey, held_by: Mapping[str, int] | None, most_tenants: int = 1000
+) -> QueueView:
+    """Return the view of a survey, with at most so many of its tenants.
 
     Args:
         held_by: how many requests workers hold of each tenant; None if that is unknown.
     """
-    total = sum(lane.served for tenant in survey.tenants for lane in tenant.lanes)
+    total = 0 if survey.truncated else sum(lane.served for tenant in survey.tenants for lane in tenant.lanes)
     shares = _weight_shares(survey.tenants)
     tenants = [
         TenantView(
@@ -116,7 +125,9 @@ def view_of(model: str, survey: QueueSurvey, held_by: Mapping[str, int] | None) 
             waiting_tokens=each.waiting_tokens,
             held=None if held_by is None else held_by.get(each.tenant, 0),
             oldest_age=_age(survey.now, each.lanes),
-            weight_share=round(sum(shares[i] for i, lane in enumerate(each.lanes) if _is_active(lane)), 4),
+            weight_share=None
+            if survey.truncated
+            else round(sum(shares[i] for i, lane in enumerate(each.lanes) if _is_active(lane)), 4),
             share=round(sum(lane.served for lane in each.lanes) / total, 4) if total else None,
         )
         for each in survey.tenants
@@ -129,8 +140,8 @@ def view_of(model: str, survey: QueueSurvey, held_by: Mapping[str, int] | None) 
         held=sum(survey.held.values()),
         oldest_age=max((tenant.oldest_age for tenant in tenants), default=0.0),
         classes=[_class_view(survey, i, shares[i], total) for i in range(len(CLASSES))],
-        tenants=tenants,
-        truncated=survey.truncated,
+        tenants=tenants[:most_tenants],
+        truncated=survey.truncated or len(tenants) > most_tenants,
     )
 
 
@@ -138,10 +149,10 @@ def _class_view(survey: QueueSurvey, index: int, tenant_share: float, total: int
     priority, lanes = CLASSES[index], [tenant.lanes[index] for tenant in survey.tenants]
     return ClassView(
         priority=priority.value,
-        waiting=sum(lane.waiting for lane in lanes),
+        waiting=survey.waits[priority],
         held=survey.held[priority],
         weight=CLASS_WEIGHTS[priority],
-        weight_share=round(tenant_share * sum(map(_is_active, lanes)), 4),
+        weight_share=None if survey.truncated else round(tenant_share * sum(map(_is_active, lanes)), 4),
         share=round(sum(lane.served for lane in lanes) / total, 4) if total else None,
     )
 

@@ -180,8 +180,22 @@ async def test_a_survey_shows_shares_and_ages(backend: Backend) -> None:
     assert (tenants["a"].weight_share, tenants["b"].weight_share) == (round(16 / 17, 4), round(1 / 17, 4))
     assert (tenants["a"].waiting, tenants["b"].waiting) == (0, 1)
     assert tenants["b"].oldest_age >= 0
-    assert len(view_of(MODEL, await backend.queues.survey(MODEL, 1), {}).tenants) == 1
-    assert (await backend.queues.survey(MODEL, 1)).truncated
+    few = view_of(MODEL, survey, {}, 1)
+    assert ([each.tenant for each in few.tenants], few.truncated) == ([view.tenants[0].tenant], True)
+    assert few.classes == view.classes  # of all tenants
+
+
+async def test_shares_are_unknown_if_the_survey_left_out_tenants(backend: Backend) -> None:
+    for tenant in ("a", "b", "c"):
+        await publish(backend, tenant, priority=PriorityClass.BATCH)
+    view = view_of(MODEL, await backend.queues.survey(MODEL, 1), {})
+    assert (len(view.tenants), view.truncated) == (1, True)
+    assert [(each.waiting, each.weight_share, each.share) for each in view.classes] == [
+        (0, None, None),
+        (0, None, None),
+        (3, None, None),
+    ]
+    assert (view.tenants[0].weight_share, view.tenants[0].share) == (None, None)
 
 
 async def test_recent_requests_are_newest_first_in_pages(backend: Backend) -> None:

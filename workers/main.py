@@ -30,7 +30,7 @@ from workers.metrics import WorkerMetrics
 from workers.model_claim import ModelClaim
 from workers.openmp_env import spin_briefly
 from workers.startup.loading import load_engine
-from workers.startup.sleep import restart_process, sleep_until_woken, wait_until_asleep
+from workers.startup.sleep import OrderedToLeave, restart_process, sleep_until_woken, wait_until_asleep
 from workers.stopping.departures import SIGNALS, stopping_by
 from workers.worker import Worker
 
@@ -92,6 +92,9 @@ async def _serve(settings: Settings) -> bool:
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
             _log_ready(info, progress)
             return await _run_worker(worker, intake, backend, info, settings)
+    except OrderedToLeave:
+        log.info("worker_stopped", worker=info.id)
+        return False
     finally:
         await backend.close()
 

@@ -15,6 +15,7 @@ import structlog
 
 from shared.backend import Backend
 from shared.errors import Unavailable
+from shared.models.drain_orders import DrainOrders
 from shared.models.worker_registry import WorkerInfo
 
 POLL_INTERVAL_S = 1.0  # between looks at what the model shall do
@@ -23,10 +24,15 @@ HEARTBEATS_PER_LEASE = 3
 log = structlog.get_logger(__name__)
 
 
+class OrderedToLeave(Exception):
+    """An operator drained the worker while it slept."""
+
+
 async def sleep_until_woken(backend: Backend, info: WorkerInfo, lease: float) -> bool:
     """Announce the worker as sleeping while its model shall sleep; return whether it slept.
 
-    Without Redis, a sleeping worker sleeps on. Raises Unavailable if Redis does not answer at first.
+    Without Redis, a sleeping worker sleeps on. Raises Unavailable if Redis does not answer at first; OrderedToLeave
+    once the worker has left the registry.
     """
     if info.model not in await backend.registry.asleep():
         return False
@@ -36,12 +42,19 @@ async def sleep_until_woken(backend: Backend, info: WorkerInfo, lease: float) ->
         try:
             await backend.registry.beat(msgspec.structs.replace(info, state="sleeping"))
             await asyncio.sleep(min(POLL_INTERVAL_S, lease / HEARTBEATS_PER_LEASE))
+            if await _is_drained(backend, info.id):
+                await backend.registry.leave(info.id)
+                raise OrderedToLeave
             asleep = info.model in await backend.registry.asleep()
         except Unavailable as error:
             log.warning("heartbeat_failed", error=error.message)
             await asyncio.sleep(POLL_INTERVAL_S)
     log.info("worker_woken", worker=info.id, model=info.model)
     return True
+
+
+async def _is_drained(backend: Backend, worker_id: str) -> bool:
+    return backend.server is not None and await DrainOrders(backend.server).order_for([worker_id]) is not None
 
 
 async def wait_until_asleep(backend: Backend, model: str) -> None:

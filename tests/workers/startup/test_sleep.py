@@ -8,9 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shared.backend import Backend
+from shared.models.drain_orders import DrainOrders
+from shared.models.worker_registry import WorkerInfo
 from shared.runtime.sockets import free_ports
 from tests.support.cluster import running
 from tests.support.waiting import LIMIT_S
+from workers.startup.sleep import OrderedToLeave, sleep_until_woken
 
 MIB = 2**20
 
@@ -27,6 +31,17 @@ async def running_is(http: httpx.AsyncClient, count: int) -> None:
     async with asyncio.timeout(LIMIT_S):
         while [each["running"] for each in (await http.get("/ready")).json()["workers"]] != [count]:
             await asyncio.sleep(0.05)
+
+
+async def test_a_sleeping_worker_obeys_an_order_to_leave(backend: Backend) -> None:
+    info = WorkerInfo(id="w1", pid=1, model="m", state="loading")
+    await backend.registry.set_asleep("m", asleep=True)
+    assert backend.server is not None
+    await DrainOrders(backend.server).place(["w1"], "finish")
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(OrderedToLeave):
+            await sleep_until_woken(backend, info, 0.3)
+    assert await backend.registry.workers() == []
 
 
 @pytest.mark.slow

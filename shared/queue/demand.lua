@@ -4,13 +4,7 @@
 function commands.demand()
   local found, now = {}, math.floor(seconds() * 1000)
   for class = 1, CLASSES do
-    local oldest
-    for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
-      local first = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
-      local item = first and waiter(first)
-      if item and (not oldest or item.born < oldest) then oldest = item.born end
-    end
-    local speed = rate(class)
+    local oldest, speed = oldest_of(class), rate(class)
     found[class] = {
       number('n#' .. class),
       redis.call('XLEN', streams[class]),

@@ -31,8 +31,9 @@ from shared.protocol import Request, RequestState
 from shared.redis.keys import notify_channel
 from shared.settings import Settings
 from shared.token_log.interface import Adoption, Keepsake, RequestRecord
+from shared.validation.objective import with_objective
 from shared.validation.request_limits import Limits, check_request, check_together, fit_to_model, lower_max_tokens
-from shared.validation.ttft_target import with_target, with_times_of
+from shared.validation.ttft_target import with_target, with_turn_of
 from shared.webhooks.interface import Hook, Webhook
 
 STALE_KEY_AGE_S = 60.0  # a key this old whose request does not exist is released
@@ -127,8 +128,8 @@ class Gateway:
             QueueFull, TenantQueueFull, TargetUnreachable, Unavailable: try again later; with `retry_after`.
         """
         principal.check_model(draft.model)
+        draft = with_objective(with_target(draft, principal.client.turn_headers), principal.client.turn_headers)
         principal.check_class(draft.priority)
-        draft = with_target(draft, principal.client.target_headers)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
@@ -178,7 +179,7 @@ class Gateway:
         try:
             for number, draft in enumerate(rest, 1):
                 own = derived_seed(request.params.seed, number) if seed is None else seed
-                like_first = with_times_of(request, placed(draft, request.model, version_of(request)))
+                like_first = with_turn_of(request, placed(draft, request.model, version_of(request)))
                 made = await self.submit_derived(
                     like_first, job_id=derived_id(request.id, number), seed=own, principal=principal
                 )

@@ -259,9 +259,11 @@ class Gateway:
             watcher = "" if self._limiter is None else self._limiter.channel
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
                 record = await self._adopt(request, notify)
+                request = as_recorded(request, record)
                 if record is not None and await self._was_queued(record):
                     self._keys.count_joined(joined=True)
                     return Admission(msgspec.structs.replace(request, created_at=record.created_at), joined=True)
+                request = await self._fit(request)
             try:
                 if self._limiter is not None:
                     await self._limiter.admit_derived(request, principal)

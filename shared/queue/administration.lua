@@ -31,6 +31,9 @@ function commands.gate()
   return 1
 end
 
+-- group, lanes -> the model's gate
+function commands.state() return redis.call('HGET', gates, '') or 'open' end
+
 -- -> the names of tenants that have a gate, wait or were served lately, at most `most`; and 1 if there are more
 local function tenants_of(served_keys, most)
   local names, known, more = {}, {}, 0

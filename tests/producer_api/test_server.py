@@ -234,7 +234,7 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
     assert set(references(document)) <= set(document["components"]["schemas"])
 
 
-async def test_what_goes_through_the_queue_documents_the_headers_of_its_turn(client: httpx.AsyncClient) -> None:
+async def test_each_queued_request_has_its_headers_documented(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     found = {}
     for path, methods in document["paths"].items():

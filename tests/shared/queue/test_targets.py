@@ -79,12 +79,12 @@ async def test_position_and_age_follow_from_order_and_arrival(transport: Transpo
     assert (await transport.depth(MODEL)).oldest_age < 1
 
 
-async def age(backend: Backend, atleast: float = 0.0) -> tuple[float, float | None]:
+async def age(backend: Backend, least: float = 0.0) -> tuple[float, float | None]:
     """Return the age of the oldest request of the standard class, once it is high enough, and its tenant's birth.
 
     Checks that every view of the queue has that request as its oldest.
     """
-    while (found := (await backend.transport.demand(MODEL))[PriorityClass.STANDARD].oldest_age) < atleast:
+    while (found := (await backend.transport.demand(MODEL))[PriorityClass.STANDARD].oldest_age) < least:
         await asyncio.sleep(0)
     survey = await backend.queues.survey(MODEL, 8)
     born = min((each.lanes[1].born for each in survey.tenants if each.lanes[1].born is not None), default=None)

@@ -197,35 +197,6 @@ local function oldest_in(class, tenant)
   end
 end
 
--- -> the same for all lanes of a class
-local function oldest_of(class)
-  local oldest
-  for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
-    local born = oldest_in(class, tenant)
-    if born and not (oldest and oldest < born) then oldest = born end
-  end
-  return oldest
-end
-
--- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms, seconds until the last is taken or ''}
-function commands.depth()
-  local held, oldest, wait = 0, nil, 0
-  for class = 1, CLASSES do
-    held = held + redis.call('XLEN', streams[class])
-    local queued = number('n#' .. class)
-    if queued > 0 then
-      local speed = rate(class)
-      wait = math.max(wait, speed and speed > 0 and queued / speed or math.huge)
-    end
-    local born = oldest_of(class)
-    if born and not (oldest and oldest < born) then oldest = born end
-  end
-  local promised = redis.call('ZRANGE', reserved_at, 0, 0, 'WITHSCORES')[2]
-  if promised then oldest = math.min(oldest or math.huge, tonumber(promised)) end
-  local age = oldest and math.max(0, math.floor(seconds() * 1000) - oldest) or 0
-  return { number('n'), number('t'), held, age, wait < math.huge and string.format('%.3f', wait) or '' }
-end
-
 -- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue
 function commands.outlook()
   local class = tonumber(ARGV[4])

@@ -84,7 +84,7 @@ async def age(backend: Backend, least: float = 0.0) -> tuple[float, float | None
 
     Checks that every view of the queue has that request as its oldest.
     """
-    while (found := (await backend.transport.demand(MODEL))[PriorityClass.STANDARD].oldest_age) < least:
+    while (found := (await backend.transport.demand(MODEL)).classes[PriorityClass.STANDARD].oldest_age) < least:
         await asyncio.sleep(0)
     survey = await backend.queues.survey(MODEL, 8)
     born = min((each.lanes[1].born for each in survey.tenants if each.lanes[1].born is not None), default=None)

@@ -23,6 +23,7 @@ from producer_api.admission.model_catalog import ModelCatalog
 from producer_api.admission.request_control import RequestControl
 from producer_api.admission.shadow_copies import ShadowCopies
 from producer_api.admission.traffic import as_recorded, direction_for, placed, version_of
+from producer_api.admission.turn import with_turn
 from producer_api.auth.principal import Principal
 from producer_api.metering.rate_limiter import RateLimiter
 from shared.backend import Backend
@@ -31,9 +32,8 @@ from shared.protocol import Request, RequestState
 from shared.redis.keys import notify_channel
 from shared.settings import Settings
 from shared.token_log.interface import Adoption, Keepsake, RequestRecord
-from shared.validation.objective import with_objective
 from shared.validation.request_limits import Limits, check_request, check_together, fit_to_model, lower_max_tokens
-from shared.validation.ttft_target import with_target, with_turn_of
+from shared.validation.ttft_target import with_turn_of
 from shared.webhooks.interface import Hook, Webhook
 
 STALE_KEY_AGE_S = 60.0  # a key this old whose request does not exist is released
@@ -127,9 +127,7 @@ class Gateway:
             RateLimited, QuotaExceeded: one of the caller's limits is reached.
             QueueFull, TenantQueueFull, TargetUnreachable, Unavailable: try again later; with `retry_after`.
         """
-        principal.check_model(draft.model)
-        draft = with_objective(with_target(draft, principal.client.turn_headers), principal.client.turn_headers)
-        principal.check_class(draft.priority)
+        draft = with_turn(draft, principal)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)

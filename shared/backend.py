@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from shared.accounts.audit_log import AuditLog, MemoryAuditLog, RedisAuditLog
 from shared.dead_letters.store import DeadLetters, RedisDeadLetters
+from shared.kafka.error_counts import KafkaErrors
 from shared.locks.locks import Locks, RedisLocks
 from shared.models.worker_registry import MemoryRegistry, RedisRegistry, Registry
 from shared.queue.administration import (
@@ -55,6 +56,7 @@ class Backend:
     webhooks: Webhooks
     server: RedisServer | None = None
     limits: RedisServer | None = None  # counts limits and usage, within `rate_limit_timeout`
+    kafka_errors: KafkaErrors | None = None  # of a queue that passes through Kafka
 
     @classmethod
     def open(cls, settings: Settings) -> Backend:
@@ -126,8 +128,9 @@ class Backend:
         return self.server.client
 
     def collectors(self) -> list[Collector]:
-        """Return the metrics of the router and of the server, for a registry of Prometheus."""
-        return [self.router, *((self.server.foreign, self.server.errors) if self.server is not None else ())]
+        """Return the metrics of the router, of the server and of Kafka, for a registry of Prometheus."""
+        server = (self.server.foreign, self.server.errors) if self.server is not None else ()
+        return [self.router, *server, *((self.kafka_errors,) if self.kafka_errors is not None else ())]
 
     async def start(self) -> None:
         """Check that the server answers. Raises Unavailable."""

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from shared.metrics import worker as declared
 from shared.metrics.declaration import Declaration
-from shared.metrics.gpu import GpuMetrics
+from shared.metrics.gpu import GpuMetrics, Gpus
 from shared.metrics.meter import Meter
 from shared.metrics.series import Distribution, Value
 from shared.models.startup_progress import PHASES, StartupProgress
@@ -56,6 +56,9 @@ class WorkerMetrics:
 
     The event loop writes the series of requests, each engine's thread those of its steps, and the levels are read
     from the engines when the metrics are asked for.
+
+    Attributes:
+        gpus: the GPUs of this machine.
     """
 
     def __init__(self, names: MetricsNames = "headrace") -> None:
@@ -80,7 +83,8 @@ class WorkerMetrics:
         self._steps = [
             distributions(each) for each in (declared.STEP_SECONDS, declared.BATCH_SIZE, declared.BATCH_TOKENS)
         ]
-        GpuMetrics(self.meter)
+        self.gpus = Gpus()
+        GpuMetrics(self.meter, self.gpus)
 
     # requests
 

@@ -79,12 +79,7 @@ class Worker:
         metrics.watch(info.model, self._engine)
         self._watchdog = Watchdog(self._engine, settings.step_timeout, notifier)
         self._canary = Canary(
-            info,
-            self._engine,
-            self._preparer,
-            metrics,
-            interval=settings.canary_interval,
-            idle=lambda: self._info.state == "ready" and not self._by_job and not self._engine.stats.fault,
+            info, self._engine, self._preparer, metrics, interval=settings.canary_interval, idle=self._is_unused
         )
         self._by_job: dict[str, ActiveRequest] = {}
         self._used_at = time.monotonic()
@@ -173,6 +168,9 @@ class Worker:
         self._info = msgspec.structs.replace(self._info, state="draining")
         self._draining.set()
         self._puller.close()
+
+    def _is_unused(self) -> bool:
+        return self._info.state == "ready" and not self._by_job and not self._engine.stats.fault
 
     # starting runs
 

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from headrace.batch.input_file import CHAT_URL, Line
-from shared.errors import HeadraceError, InvalidRequest, error_classes
+from shared.error_codes import error_classes
+from shared.errors import HeadraceError, InvalidRequest
 from shared.kafka import topics
 from shared.kafka.message import KafkaRequest, Outgoing, Record, request_record
 from shared.protocol import FinishReason, PromptOptions

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from headrace.batch.input_file import Line
-from shared.errors import HeadraceError, error_classes
+from shared.error_codes import error_classes
+from shared.errors import HeadraceError
 
 ID = re.compile(r"batch_req_([0-9a-f]{32})_([1-9][0-9]{0,15})")
 

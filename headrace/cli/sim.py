@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from headrace.cli.bench.options import names_of
-from headrace.cli.options import Json, print_json, stderr
+from headrace.cli.bench.options import names_of, report
+from headrace.cli.options import Json, stderr
 from shared.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Simulations that are fed by measured times.")
@@ -77,11 +76,12 @@ def autoscale(
     with stderr.status(f"simulating {len(load):,} requests"):
         found = compare(load, machine, targets, chosen, ttft_target)
     if plot is not None:
-        try:
-            plot.write_text(svg(found))
-        except OSError as error:
-            raise ConfigError(f"--plot {plot} cannot be written: {error.strerror}") from error
-    if as_json:
-        print_json(found.as_dict())
-    else:
-        Console().print(found.table())
+        _write(plot, svg(found))
+    report(found, as_json)
+
+
+def _write(plot: Path, text: str) -> None:
+    try:
+        plot.write_text(text)
+    except OSError as error:
+        raise ConfigError(f"--plot {plot} cannot be written: {error.strerror}") from error

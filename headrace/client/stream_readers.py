@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.client.sse import Frame
-from shared.errors import HeadraceError, Unavailable, error_classes
+from shared.error_codes import error_classes
+from shared.errors import HeadraceError, Unavailable
 
 TERMINAL_EVENTS = ("done", "error", "cancelled")
 PROMPT_FIELDS = ("prompt_token_ids", "prompt_logprobs")  # of a completion, in its first chunk

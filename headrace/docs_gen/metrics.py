@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from shared.metrics.api import API
-from shared.metrics.common import COMMON, GPU, KAFKA
+from shared.metrics.common import COMMON, GPU, KAFKA, KAFKA_ERRORS
 from shared.metrics.declaration import Declaration
 from shared.metrics.tasks import TASKS
 from shared.metrics.worker import WORKER
@@ -48,6 +48,7 @@ def render() -> str:
     parts = [HEAD]
     for title, declarations in (
         ("API", API),
+        ("API with the queue `kafka`", (KAFKA_ERRORS,)),
         ("Worker", WORKER),
         ("Worker with GPUs (`headrace[gpu]`)", GPU),
         ("Worker with Kafka", KAFKA),

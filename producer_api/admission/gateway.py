@@ -23,6 +23,7 @@ from producer_api.admission.model_catalog import ModelCatalog
 from producer_api.admission.request_control import RequestControl
 from producer_api.admission.shadow_copies import ShadowCopies
 from producer_api.admission.traffic import as_recorded, direction_for, placed, version_of
+from producer_api.admission.turn import with_turn
 from producer_api.auth.principal import Principal
 from producer_api.metering.rate_limiter import RateLimiter
 from shared.backend import Backend
@@ -32,7 +33,7 @@ from shared.redis.keys import notify_channel
 from shared.settings import Settings
 from shared.token_log.interface import Adoption, Keepsake, RequestRecord
 from shared.validation.request_limits import Limits, check_request, check_together, fit_to_model, lower_max_tokens
-from shared.validation.ttft_target import with_target, with_times_of
+from shared.validation.ttft_target import with_turn_of
 from shared.webhooks.interface import Hook, Webhook
 
 STALE_KEY_AGE_S = 60.0  # a key this old whose request does not exist is released
@@ -126,9 +127,7 @@ class Gateway:
             RateLimited, QuotaExceeded: one of the caller's limits is reached.
             QueueFull, TenantQueueFull, TargetUnreachable, Unavailable: try again later; with `retry_after`.
         """
-        principal.check_model(draft.model)
-        principal.check_class(draft.priority)
-        draft = with_target(draft, principal.client.target_headers)
+        draft = with_turn(draft, principal)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
@@ -178,7 +177,7 @@ class Gateway:
         try:
             for number, draft in enumerate(rest, 1):
                 own = derived_seed(request.params.seed, number) if seed is None else seed
-                like_first = with_times_of(request, placed(draft, request.model, version_of(request)))
+                like_first = with_turn_of(request, placed(draft, request.model, version_of(request)))
                 made = await self.submit_derived(
                     like_first, job_id=derived_id(request.id, number), seed=own, principal=principal
                 )
@@ -258,9 +257,11 @@ class Gateway:
             watcher = "" if self._limiter is None else self._limiter.channel
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
                 record = await self._adopt(request, notify)
+                request = as_recorded(request, record)
                 if record is not None and await self._was_queued(record):
                     self._keys.count_joined(joined=True)
                     return Admission(msgspec.structs.replace(request, created_at=record.created_at), joined=True)
+                request = await self._fit(request)
             try:
                 if self._limiter is not None:
                     await self._limiter.admit_derived(request, principal)

@@ -19,6 +19,7 @@ from kafka.errors import KafkaError
 from shared.backend import Backend
 from shared.errors import HeadraceError, Unavailable
 from shared.kafka.connection import explained, producer, unavailable
+from shared.kafka.error_counts import KafkaErrors
 from shared.kafka.message import api_record
 from shared.protocol import Request, Ticket
 from shared.queue.interface import Bounds
@@ -39,11 +40,15 @@ class KafkaQueue(RedisStreams):
     Args:
         server, bounds, lease: as for RedisStreams.
         writer: an open producer; the caller closes it.
+        errors: counts failed writes.
     """
 
-    def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float, writer: KafkaProducer) -> None:
+    def __init__(
+        self, server: RedisServer, *, bounds: Bounds, lease: float, writer: KafkaProducer, errors: KafkaErrors
+    ) -> None:
         super().__init__(server, bounds=bounds, lease=lease)
         self._writer = writer
+        self._errors = errors
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
         places = await self.reserve(requests)
@@ -52,6 +57,7 @@ class KafkaQueue(RedisStreams):
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await asyncio.to_thread(self._write, [each for each in requests if each.id in promised])
         except (KafkaError, TimeoutError) as error:
+            self._errors.note()
             log.warning("kafka_write_failed", error=explained(error))
             await self.confirm(list(promised.values()), written=False)
             raise Unavailable("Kafka cannot be reached", retry_after=RETRY_AFTER_S) from error
@@ -73,9 +79,9 @@ async def with_kafka_queue(backend: Backend, settings: Settings) -> AsyncIterato
     except KafkaError as error:
         raise unavailable(error) from error
     try:
-        transport = KafkaQueue(
-            backend.server, bounds=Bounds.from_settings(settings), lease=settings.lease, writer=writer
-        )
-        yield replace(backend, transport=transport)
+        errors = KafkaErrors()
+        bounds = Bounds.from_settings(settings)
+        transport = KafkaQueue(backend.server, bounds=bounds, lease=settings.lease, writer=writer, errors=errors)
+        yield replace(backend, transport=transport, kafka_errors=errors)
     finally:
         await asyncio.to_thread(writer.close, timeout=2)

@@ -18,6 +18,7 @@ from shared.models.model_store import ModelRepository, embedding_name
 from shared.models.names import scalable_models
 from shared.models.worker_registry import ModelInfo, Task, WorkerInfo
 from shared.protocol import Request
+from shared.queue.survey import Gate
 from shared.repository.status import ModelStatus
 from shared.repository.traffic.rules import Traffic
 from shared.settings import NO_MODEL, Settings
@@ -42,6 +43,7 @@ class Snapshot:
     Attributes:
         models: that workers have announced.
         listed: models of this installation's settings, which are known before any worker starts.
+        closed: the gates of queues that are paused or draining, of the default model and of those in splits.
     """
 
     models: tuple[ModelInfo, ...]
@@ -50,6 +52,7 @@ class Snapshot:
     asleep: frozenset[str]
     repository: dict[str, ModelStatus]
     traffic: Traffic
+    closed: Mapping[str, Gate]
     taken: float
 
     @cached_property
@@ -88,7 +91,8 @@ class ModelCatalog:
     """Short-lived cache of the registry; concurrent callers share one read.
 
     Args:
-        backend: has the workers' heartbeats, the statuses of the repository's models, the splits and shadow copies.
+        backend: has the workers' heartbeats, the statuses of the repository's models, the splits and shadow copies,
+            and the gates of queues.
         settings: name the models of this installation, which are listed before any worker starts.
 
     Attributes:
@@ -100,6 +104,7 @@ class ModelCatalog:
         self._registry = backend.registry
         self._repository = backend.repository
         self._traffic = backend.traffic
+        self._queues = backend.queues
         self.served_model = "" if settings.model == NO_MODEL else ModelRepository(settings).served_name
         self.embedding_model = embedding_name(settings)
         embedding = [_unannounced(self.embedding_model, "embed")] if self.embedding_model is not None else []
@@ -125,10 +130,17 @@ class ModelCatalog:
                     self._traffic.traffic(),
                 )
                 repository = self._remembered(statuses, now)
+                closed = await self._closed(traffic)
                 self._snapshot = Snapshot(
-                    tuple(models), self._listed, tuple(workers), asleep, repository, traffic, now
+                    tuple(models), self._listed, tuple(workers), asleep, repository, traffic, closed, now
                 )
             return self._snapshot
+
+    async def _closed(self, traffic: Traffic) -> Mapping[str, Gate]:
+        """Return the gates that are not open, of the models whose gates matter here."""
+        names = {branch.model for split in traffic.splits.values() for branch in split.branches}
+        names |= {self.served_model} - {""}
+        return await self._queues.closed(sorted(names)) if names else {}
 
     def _remembered(self, statuses: Sequence[ModelStatus], now: float) -> dict[str, ModelStatus]:
         """Return the statuses by name; while the worker that reported them restarts, the last ones, as waiting."""
@@ -158,6 +170,10 @@ class ModelCatalog:
     async def traffic(self) -> Traffic:
         """Return the splits and shadow copies. Raises Unavailable."""
         return (await self.snapshot()).traffic
+
+    async def closed(self) -> Mapping[str, Gate]:
+        """Return the gates of queues that are paused or draining, see Snapshot. Raises Unavailable."""
+        return (await self.snapshot()).closed
 
     def forget_snapshot(self) -> None:
         """Read the registry again at the next call, so that it sees a change that was just made."""

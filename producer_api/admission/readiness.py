@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from shared.models.worker_registry import UNHEALTHY_STATUS, WorkerExit, WorkerInfo
+from shared.queue.survey import Gate
 from shared.repository.status import UNLOADED, ModelStatus
 
 ReasonCode = Literal[
@@ -22,6 +23,8 @@ ReasonCode = Literal[
     "worker_fault",
     "too_few_workers",
     "load_failed",
+    "queue_paused",
+    "queue_draining",
 ]
 
 
@@ -66,6 +69,17 @@ def readiness_of(model: str, workers: Sequence[WorkerInfo], *, needed: int, abse
         if 0 < count < needed:
             found.append(Reason("too_few_workers", f"{count} of {needed} workers that {model} needs are ready"))
     return ModelReadiness(ready, progress, tuple(found))
+
+
+def closure_of(model: str, gate: Gate) -> tuple[Reason, ...]:
+    """Return why requests of a model wait or are refused although it is served: an operator closed its queue."""
+    match gate:
+        case "paused":
+            return (Reason("queue_paused", f"the queue of {model} is paused: its requests wait"),)
+        case "draining":
+            return (Reason("queue_draining", f"the queue of {model} drains: new requests are refused"),)
+        case "open":
+            return ()
 
 
 def readiness_of_repository(statuses: Sequence[ModelStatus]) -> ModelReadiness:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 
 import msgspec
@@ -83,8 +82,9 @@ async def load_of(backend: Backend, catalog: ModelCatalog, model: str, *, defaul
     info = snapshot.served.get(model)
     if info is None:
         raise ModelNotFound(f"the model {model[:128]!r} does not exist; see /v1/models", param="model")
-    depth, demand = await asyncio.gather(backend.transport.depth(model), backend.transport.demand(model))
-    classes = {priority.value: ClassLoad.from_demand(each) for priority, each in demand.items()}
+    demand = await backend.transport.demand(model)
+    depth = demand.depth
+    classes = {priority.value: ClassLoad.from_demand(each) for priority, each in demand.classes.items()}
     workers = [worker for worker in snapshot.workers if worker.model == model]
     seats = info.max_num_seqs or default_seats
     estimates = [depth.oldest_age, *(each.wait_estimate for each in classes.values())]

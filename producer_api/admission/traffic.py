@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,11 +17,16 @@ from shared.token_log.interface import RequestRecord
 
 @dataclass(frozen=True)
 class Direction:
-    """The rules for one name, applied to the requests of one caller."""
+    """The rules for one name, applied to the requests of one caller.
+
+    Attributes:
+        closed: models whose queues are paused or draining.
+    """
 
     principal: Principal
     split: Split | None = None
     shadow: Shadow | None = None
+    closed: Collection[str] = ()
 
     def complete(self, draft: Request, timeout_s: float | None, identity: Identity) -> Request:
         """Return `draft` with its identity, for the model and version that serve it. Raises as `apply` does."""
@@ -30,14 +35,23 @@ class Direction:
     def apply(self, request: Request) -> Request:
         """Return the request for the model and version that serve it. It keeps a version that it asks for.
 
-        The same request always gets the same ones, as long as the rules are the same. Raises PermissionDenied if
-        the caller may not use the model.
+        The same request always gets the same ones, as long as the rules and the closed queues are the same. Raises
+        PermissionDenied if the caller may not use the model.
         """
         if self.split is None:
             return request
-        branch = self.split.choose(self._value(request))
+        value = self._value(request)
+        branch = self.split.choose(value)
+        if branch.model in self.closed and sequence_of(request) is None:  # the steps of a sequence share state
+            branch = self.split.instead(value, self._open_models()) or branch
         self.principal.check_model(branch.model)
         return placed(request, branch.model, branch.version)
+
+    def _open_models(self) -> set[str]:
+        """Return the models of the split whose queues are open, and that the caller may use."""
+        assert self.split is not None
+        models = {branch.model for branch in self.split.branches}
+        return {model for model in models if model not in self.closed and self.principal.may_use(model)}
 
     def _value(self, request: Request) -> str:
         """Return what decides on the branch; a caller without it gets a branch for each request or sequence."""
@@ -64,8 +78,9 @@ def _unit(request: Request) -> str:
 
 async def direction_for(catalog: ModelCatalog, name: str, principal: Principal) -> Direction:
     """Return the rules for a name. Raises Unavailable."""
-    traffic = await catalog.traffic()
-    return Direction(principal, traffic.splits.get(name), traffic.shadows.get(name))
+    snapshot = await catalog.snapshot()
+    traffic = snapshot.traffic
+    return Direction(principal, traffic.splits.get(name), traffic.shadows.get(name), snapshot.closed)
 
 
 async def direct(

@@ -11,12 +11,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from shared.errors import ConfigError
 from shared.ledger.types import Standing
+from shared.validation.objective import OBJECTIVE_HEADERS
 from shared.validation.ttft_target import HEADERS as TARGET_HEADERS
 
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 HTTP_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 ROUTE_KEY = b"x-route-key"
-TARGET_KEYS = tuple((name, name.encode()) for name in TARGET_HEADERS)
+TURN_KEYS = tuple((name, name.encode()) for name in (*TARGET_HEADERS, *OBJECTIVE_HEADERS))
 NO_TRACE = b"0" * 32
 IPV6_PREFIX_BITS = 64  # one IPv6 client has a whole network of this prefix
 MAX_PARSED_ADDRESSES = 4096  # cached
@@ -35,7 +36,7 @@ class Client:
         http_request_id: the request's `x-request-id`.
         trace_id: from W3C's `traceparent`; empty without a valid one.
         route_key: the header x-route-key, by which traffic may be split; empty without it.
-        target_headers: those of the headers of a target for the first token that were sent.
+        turn_headers: those of the headers of a target for the first token, and of an objective, that were sent.
         standings: the state of the caller's limits after the charge, for the response headers.
     """
 
@@ -43,7 +44,7 @@ class Client:
     http_request_id: str = ""
     trace_id: str = ""
     route_key: str = ""
-    target_headers: Mapping[str, str] = field(default_factory=dict)
+    turn_headers: Mapping[str, str] = field(default_factory=dict)
     standings: Sequence[Standing] = ()
 
     def rename(self, http_request_id: str) -> None:
@@ -78,8 +79,8 @@ class TrustedProxies:
         wanted = headers.get(b"x-request-id", b"")
         http_request_id = wanted.decode() if HTTP_REQUEST_ID.fullmatch(wanted) else secrets.token_hex(16)
         route_key = headers.get(ROUTE_KEY, b"").decode("latin-1")
-        target = {name: headers[key].decode("latin-1") for name, key in TARGET_KEYS if key in headers}
-        return Client(self._address(peer, headers), http_request_id, _trace_id(headers), route_key, target)
+        turn = {name: headers[key].decode("latin-1") for name, key in TURN_KEYS if key in headers}
+        return Client(self._address(peer, headers), http_request_id, _trace_id(headers), route_key, turn)
 
     def _address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
         """Return the nearest address, `peer` or one of X-Forwarded-For, that is not a trusted proxy."""

@@ -17,6 +17,8 @@ from starlette.routing import compile_path
 
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.openapi.examples import filled
+from shared.validation.objective import OBJECTIVE_HEADERS
+from shared.validation.ttft_target import BEST_EFFORT, MAX_TARGET_MS, POLICY_HEADER, REFUSE, TARGET_HEADERS
 
 REF = "#/components/schemas/{}"
 Described = dict[str, Any]
@@ -93,6 +95,18 @@ LAST_EVENT_IDS = parameter(
     type="string",
     pattern=r"^(-1|[0-9]{1,15})(\.(-1|[0-9]{1,15}))*$",
 )
+_EARLIEST = "target for the first token, in ms after admission; in a class and tenant, the earliest due goes first"
+_TARGETS = dict(zip(TARGET_HEADERS, (_EARLIEST, f"the same; ignored beside {TARGET_HEADERS[0]}"), strict=True))
+_REFUSE = f"with `{REFUSE}`, a request that is not expected to meet its target is refused; it needs a target"
+_CLASS = "llm-d's objective: one that is named as a class takes the place of the request's class"
+TURN = (  # of every request that is charged, since it goes through the queue
+    *(
+        parameter(n, "header", text, type="integer", minimum=1, maximum=MAX_TARGET_MS)
+        for n, text in _TARGETS.items()
+    ),
+    parameter(POLICY_HEADER, "header", _REFUSE, type="string", enum=[BEST_EFFORT, REFUSE], default=BEST_EFFORT),
+    *(parameter(name, "header", _CLASS, type="string") for name in OBJECTIVE_HEADERS),
+)
 NOTHING_LEFT = ResponseDoc("the answer has ended: there is nothing after Last-Event-ID", status=204)
 
 EVENT: Described = {  # one event of a stream
@@ -152,8 +166,8 @@ def _route(endpoint: Endpoint, models: Mapping[str, str]) -> APIRoute:
     responses: Responses = {each.status: _response(each) for each in endpoint.responses}
     responses |= {status: _failure(endpoint, status) for status in endpoint.failures}
     extra = _request_body(endpoint, models)
-    if endpoint.parameters:
-        extra["parameters"] = list(endpoint.parameters)
+    if parameters := [*endpoint.parameters, *(TURN if endpoint.charged else ())]:
+        extra["parameters"] = parameters
     if not endpoint.public:
         extra["security"] = [{"key": []}]
         responses |= {status: _failure(endpoint, status) for status in (401, 403, 429)}

@@ -75,6 +75,7 @@ async def _set(context: Context, name: str, caller: Principal, gate: Gate, tenan
         if tenant is not None:
             await _check_tenant(context, name, tenant)
         await context.backend.queues.set_gate(name, gate, tenant)
+        context.catalog.forget_snapshot()
     return json_response(GateState(name, tenant, gate))
 
 

@@ -20,6 +20,7 @@ from producer_api.admission.readiness import (
     ModelReadiness,
     Reason,
     absence_of,
+    closure_of,
     readiness_of,
     readiness_of_repository,
 )
@@ -82,7 +83,8 @@ class Readiness(msgspec.Struct):
     Attributes:
         model: the default model; empty without one.
         progress: of loading, from 0 to 1, of the worker that has loaded most.
-        reason: the messages of all reasons; null if it is ready.
+        reasons: why it is not ready; of a ready one, why its requests wait or are refused even so.
+        reason: the messages of all reasons; null without any.
         workers: of the model; absent for callers who may not see them.
     """
 
@@ -166,7 +168,8 @@ async def readiness(context: Context) -> Readiness:
     """Return whether enough workers serve the default model, or the repository; during a shutdown, not ready."""
     model = context.catalog.served_model
     found, workers = await _state_of(context, model)
-    reasons = [] if found.ready else list(found.reasons)
+    closure = await _closure(context, model)
+    reasons = [*closure] if found.ready else [*found.reasons, *closure]
     message = "; ".join(reason.message for reason in reasons) or None
     listed = [WorkerHealth.of(worker) for worker in workers if model in ("", worker.model)]
     return Readiness(found.ready, model, found.progress, reasons, message, listed)
@@ -174,7 +177,7 @@ async def readiness(context: Context) -> Readiness:
 
 async def _health(context: Context, *, detailed: bool) -> Health:
     found, workers = await _state_of(context, context.catalog.served_model)
-    reasons = list(found.reasons)
+    reasons = [*found.reasons, *await _closure(context, context.catalog.served_model)]
     if found.ready and (embedder := context.catalog.embedding_model) is not None:
         reasons += (await _state_of(context, embedder))[0].reasons
     if found.ready and context.catalog.served_model and context.settings.model_repository is not None:
@@ -202,6 +205,15 @@ async def _state_of(context: Context, model: str) -> tuple[ModelReadiness, tuple
     if asleep:
         return ModelReadiness(False, 0.0, (Reason("sleeping", f"{model} is asleep"),)), workers
     return readiness_of(model, own, needed=_needed(context, model), absence=absence), workers
+
+
+async def _closure(context: Context, model: str) -> tuple[Reason, ...]:
+    """Return why requests of a model wait or are refused although it is served, if that is known."""
+    try:
+        async with redis_deadline():
+            return closure_of(model, (await context.catalog.closed()).get(model, "open"))
+    except Unavailable:
+        return ()  # which `_state_of` reports
 
 
 def _needed(context: Context, model: str) -> int:

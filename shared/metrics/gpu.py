@@ -82,8 +82,8 @@ class Gpus:
 class GpuMetrics:
     """Headrace's metrics of the GPUs, read when the metrics are asked for."""
 
-    def __init__(self, meter: Meter) -> None:
-        self._gpus = Gpus()
+    def __init__(self, meter: Meter, gpus: Gpus) -> None:
+        self._gpus = gpus
         self._memory = meter.values(declared.GPU_MEMORY)
         self._memory_used = meter.values(declared.GPU_MEMORY_USED)
         self._utilization = meter.values(declared.GPU_UTILIZATION)

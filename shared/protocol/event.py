@@ -7,7 +7,8 @@ from enum import StrEnum
 
 import msgspec
 
-from shared.errors import HeadraceError, error_classes
+from shared.error_codes import error_classes
+from shared.errors import HeadraceError
 from shared.protocol.tensors import Parameter, Tensor
 
 

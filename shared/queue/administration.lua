@@ -31,6 +31,9 @@ function commands.gate()
   return 1
 end
 
+-- group, lanes -> the model's gate
+function commands.state() return redis.call('HGET', gates, '') or 'open' end
+
 -- -> the names of tenants that have a gate, wait or were served lately, at most `most`; and 1 if there are more
 local function tenants_of(served_keys, most)
   local names, known, more = {}, {}, 0
@@ -60,11 +63,9 @@ local function tenant_row(tenant, served_keys)
     for _, key in ipairs(served_keys) do
       served = served + finite(redis.call('ZSCORE', key, class .. ':' .. tenant) or 0)
     end
-    local first = redis.call('ZRANGE', lane, 0, 0)[1]
-    local item = first and waiter(first)
     row[#row + 1] = redis.call('ZCARD', lane)
     row[#row + 1] = string.format('%d', served)
-    row[#row + 1] = item and item.born or 0
+    row[#row + 1] = oldest_in(class, tenant) or 0
   end
   return row
 end

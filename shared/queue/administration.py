@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -36,6 +36,9 @@ class QueueAdministration(Protocol):
         Raises Conflict if MAX_GATES are not open already.
         """
 
+    async def closed(self, models: Sequence[str]) -> Mapping[str, Gate]:
+        """Return the gates of those models that are paused or draining."""
+
     async def survey(self, model: str, most_tenants: int) -> QueueSurvey:
         """Return the state of a queue, with at most so many tenants."""
 
@@ -66,6 +69,12 @@ class RedisQueueAdministration:
     async def set_gate(self, model: str, gate: Gate, tenant: str | None = None) -> None:
         if not await self._run("gate", model, tenant or "", gate, MAX_GATES, keys.wake_channel(model)):
             raise too_many_gates(model)
+
+    async def closed(self, models: Sequence[str]) -> Mapping[str, Gate]:
+        async with self._server.reaching("the queue"):
+            replies = await self._script.many("state", [queue_call(model) for model in models])
+        gates = {model: gate_of(reply) for model, reply in zip(models, replies, strict=True)}
+        return {model: gate for model, gate in gates.items() if gate != "open"}
 
     async def survey(self, model: str, most_tenants: int) -> QueueSurvey:
         gate, now_ms, waiting, tokens, *by_class, rows, more = await self._run("survey", model, most_tenants)
@@ -129,6 +138,10 @@ class MemoryQueueAdministration:
         if before == "paused" and gate != "paused":
             queue.catch_up(name)
             self._transport.announce(model)
+
+    async def closed(self, models: Sequence[str]) -> Mapping[str, Gate]:
+        gates = {model: self._transport.queue(model).gates.get("", "open") for model in models}
+        return {model: gate for model, gate in gates.items() if gate != "open"}
 
     async def survey(self, model: str, most_tenants: int) -> QueueSurvey:
         queue = self._transport.queue(model)

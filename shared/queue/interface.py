@@ -142,6 +142,14 @@ class ClassDemand:
     rate: float
 
 
+@dataclass(frozen=True)
+class Demand:
+    """Requests of a model: all together, and by class, of which a request that waits in a topic is not one yet."""
+
+    depth: QueueDepth
+    classes: Mapping[PriorityClass, ClassDemand]
+
+
 class Transport(Protocol):
     """A durable queue per model; classes share it by weight, tenants of a class equally, both counted in tokens.
 
@@ -201,8 +209,8 @@ class Transport(Protocol):
 
     async def depth(self, model: str) -> QueueDepth: ...
 
-    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
-        """Return what waits and is held by class; a request that waits in a topic is not counted."""
+    async def demand(self, model: str) -> Demand:
+        """Return what waits and is held, with the depth, by one look at the queue."""
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         """Return the place of a waiting request; None once it has left the queue."""

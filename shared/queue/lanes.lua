@@ -1,8 +1,6 @@
 -- Waiting requests: one lane for each tenant of a class, under start-time fair queueing, and in it the earliest deadline
 -- first.
 
-local DEPTH_CHUNK = 64 -- ids of a lane that are read together
-
 -- -> cost, seats, time of arrival in ms and payload of a waiting request; nil if it does not wait, or is foreign
 local function waiter(id)
   local value = redis.call('HGET', waiting, id)
@@ -17,7 +15,7 @@ local function leave(class, tenant, id, cost)
   unaim(class, tenant, id)
   redis.call('HDEL', waiting, id)
   redis.call('ZREM', lane_of(class, tenant), id)
-  if number('targeted') > 0 and redis.call('ZREM', targeted, id) == 1 then add('targeted', -1) end
+  redis.call('ZREM', arrivals_of(class, tenant), id)
   count(class, tenant, -1, cost)
   if redis.call('EXISTS', lane_of(class, tenant)) == 0 then
     local virtual = redis.call('ZSCORE', lanes[class], tenant)
@@ -48,7 +46,7 @@ function commands.publish()
   redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
   redis.call('ZADD', lane_of(class, tenant), order, id)
-  if order ~= arrival and redis.call('ZADD', targeted, born, id) == 1 then add('targeted', 1) end
+  redis.call('ZADD', arrivals_of(class, tenant), born, id)
   if ARGV[12] ~= '' then aim(class, tenant, id, cost, ARGV[12], order) end
   if not redis.call('ZSCORE', lanes[class], tenant) then
     local rested = finite(redis.call('ZSCORE', resting[class], tenant))
@@ -185,49 +183,15 @@ local function take(class, start, weight, room, capacity, search)
   return { class, entry, item.payload, 1, tenant = tenant, cost = item.cost } -- the reply has the first four
 end
 
--- -> the id of the longest waiting request without a target in a lane, whose first is `first`
-local function first_untargeted(lane, first)
-  if number('targeted') == 0 then return first end
-  for start = 0, math.huge, DEPTH_CHUNK do
-    local ids = redis.call('ZRANGE', lane, start, start + DEPTH_CHUNK - 1)
-    if not ids[1] then return nil end
-    for i, arrived in ipairs(redis.call('ZMSCORE', targeted, unpack(ids))) do
-      if not arrived then return ids[i] end
-    end
-  end
-end
-
--- -> the time of arrival in ms of the longest waiting request with a target, or nil
-local function oldest_targeted()
+-- -> the time of arrival in ms of the oldest waiting request in a lane, or nil
+local function oldest_in(class, tenant)
+  local arrivals = arrivals_of(class, tenant)
   while true do
-    local id = redis.call('ZRANGE', targeted, 0, 0)[1]
-    local item = id and waiter(id)
-    if not id or item then return item and item.born end
-    redis.call('ZREM', targeted, id) -- taken by an earlier version, which does not know targets
+    local id, born = unpack(redis.call('ZRANGE', arrivals, 0, 0, 'WITHSCORES'))
+    if not id then return nil end
+    if redis.call('HEXISTS', waiting, id) == 1 then return finite(born) end
+    redis.call('ZREM', arrivals, id) -- taken by an earlier version, which does not know arrivals
   end
-end
-
--- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms, seconds until the last is taken or ''}
-function commands.depth()
-  local held, oldest, wait = 0, oldest_targeted(), 0
-  for class = 1, CLASSES do
-    held = held + redis.call('XLEN', streams[class])
-    local queued = number('n#' .. class)
-    if queued > 0 then
-      local speed = rate(class)
-      wait = math.max(wait, speed and speed > 0 and queued / speed or math.huge)
-    end
-    for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
-      local lane = lane_of(class, tenant)
-      local first = first_untargeted(lane, redis.call('ZRANGE', lane, 0, 0)[1])
-      local item = first and waiter(first)
-      if item and (not oldest or item.born < oldest) then oldest = item.born end
-    end
-  end
-  local promised = redis.call('ZRANGE', reserved_at, 0, 0, 'WITHSCORES')[2]
-  if promised then oldest = math.min(oldest or math.huge, tonumber(promised)) end
-  local age = oldest and math.max(0, math.floor(seconds() * 1000) - oldest) or 0
-  return { number('n'), number('t'), held, age, wait < math.huge and string.format('%.3f', wait) or '' }
 end
 
 -- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue

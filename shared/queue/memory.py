@@ -19,6 +19,7 @@ from shared.queue.interface import (
     Claim,
     ClassDemand,
     Delivery,
+    Demand,
     Lost,
     Pulled,
     QueueDepth,
@@ -297,7 +298,7 @@ class MemoryTransport:
         tokens = sum(item.cost for item in items)
         return QueueDepth(len(items), tokens, len(queue.held), self._clock() - oldest, wait)
 
-    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+    async def demand(self, model: str) -> Demand:
         queue, now = self.queue(model), self._clock()
         held = Counter(each.priority for each in queue.held.values())
         found: dict[PriorityClass, ClassDemand] = {}
@@ -305,7 +306,7 @@ class MemoryTransport:
             born = (item.born for lane in lanes.lanes.values() for item in lane.requests.values())
             speed = lanes.drained * self._kept(queue)
             found[priority] = ClassDemand(lanes.waiting, held[priority], now - min(born, default=now), speed)
-        return found
+        return Demand(await self.depth(model), found)
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         queue = self.queue(ticket.model)

@@ -21,6 +21,7 @@ from shared.queue.interface import (
     Claim,
     ClassDemand,
     Delivery,
+    Demand,
     Lost,
     Pulled,
     QueueDepth,
@@ -42,7 +43,7 @@ CLASSES = tuple(PriorityClass)
 _COMMON = ("structure", "gates", "entries", "reservations", "routes", "lanes")
 # The parts of each script, and its commands. Each function costs a call 0.1 µs, so that pulls have few of them.
 PARTS = {
-    (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard depth outlook lapsed refuse",
+    (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard outlook lapsed refuse",
     (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
     (*_COMMON, "upkeep", "demand", "run"): "overdue forget lost missing demand",
 }
@@ -172,15 +173,18 @@ class RedisStreams:
         await self._run("discard", ticket.model, *_place(ticket))
 
     async def depth(self, model: str) -> QueueDepth:
-        waiting, tokens, held, age_ms, wait = await self._run("depth", model)
-        return QueueDepth(waiting, tokens, held, age_ms / 1000, float(wait) if wait else None)
+        return (await self.demand(model)).depth
 
-    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
-        reply = await self._run("demand", model)
-        return {
-            priority: ClassDemand(waiting, held, age_ms / 1000, float(speed or 0))
-            for priority, (waiting, held, age_ms, speed) in zip(CLASSES, reply, strict=True)
-        }
+    async def demand(self, model: str) -> Demand:
+        (waiting, tokens, held, age_ms, wait), classes = await self._run("demand", model)
+        depth = QueueDepth(waiting, tokens, held, age_ms / 1000, float(wait) if wait else None)
+        return Demand(
+            depth,
+            {
+                priority: ClassDemand(waiting, held, age_ms / 1000, float(speed or 0))
+                for priority, (waiting, held, age_ms, speed) in zip(CLASSES, classes, strict=True)
+            },
+        )
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         reply = await self._run("outlook", ticket.model, *_place(ticket))

@@ -24,14 +24,13 @@
 --
 -- The order in a lane is earliest deadline first: a request's score is its arrival, or with a target for its first
 -- token, the time at which that target less the usual one would have been its arrival. A request without a target so
--- counts as one with the usual target.
+-- counts as one with the usual target. The oldest request of a lane is found in its arrivals.
 --
 -- counters: ordinal        the last arrival, in ticks: the time, or one more than the last if that is later
 --           n, t           waiting requests and tokens; n#<class>; n:<tenant>, t:<tenant> while there are any
 --           clock:<class>  virtual time of the class's lanes; clock: of the classes; v:<class> a class's own
 --           spared, left   since when workers have left waiting requests, and those of lost workers, to less loaded
 --                          ones, and none was taken
---           targeted       waiting requests with a target
 --           routed         waiting requests with a route; routed:<worker> while there are any
 --           r:<class>, rt, at, since   decayed requests by class, and tokens, that were pulled; when last; since when
 
@@ -49,9 +48,8 @@ local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:cl
 local accepted = KEYS[15]
 local pullers = KEYS[16] -- hash worker -> its seats
 local routes, in_flight, seen = KEYS[17], KEYS[18], KEYS[19] -- see routes.lua
-local targeted = KEYS[20] -- ids of waiting requests with a target, by time of arrival in ms
-local gates = KEYS[21] -- see gates.lua
-local recent = KEYS[22] -- stream of the ids of requests, as they were published
+local gates = KEYS[20] -- see gates.lua
+local recent = KEYS[21] -- stream of the ids of requests, as they were published
 local TICKS_PER_S = 1e5 -- of the order in a lane
 local MAX_DRAINED = 256 -- undelivered entries of a stream that one call handles
 local MAX_EXPIRED = 256 -- entries of a stream with an expired lease that one call looks at
@@ -63,6 +61,9 @@ local commands = {}
 local function is_id(text) return #text <= MAX_ID_CHARS and not string.find(text, '[^%w_.:-]') end
 
 local function lane_of(class, tenant) return ARGV[3] .. class .. ':' .. tenant end
+
+-- -> sorted set of the ids in a lane by time of arrival in ms
+local function arrivals_of(class, tenant) return ARGV[3] .. 'arrivals:' .. class .. ':' .. tenant end
 
 -- The counters of this call. They are read together where possible, and written together at the end, since a Redis
 -- command costs several times what is computed here. A counter at 0 is deleted.
@@ -92,7 +93,7 @@ local function read_tenant(tenant)
 end
 
 local function read_all()
-  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared', 'routed', 'targeted' }
+  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared', 'routed' }
   for class = 1, CLASSES do
     for _, of in ipairs({ 'n#', 'v:', 'clock:', 'r:' }) do fields[#fields + 1] = of .. class end
   end

@@ -61,17 +61,25 @@ local function tally(counts, class, cost, tenant)
   end
 end
 
--- Forget the targets of requests that no longer wait. -> how many do
-local function recount_targets()
-  for _, id in ipairs(redis.call('ZRANGE', targeted, 0, -1)) do
-    if redis.call('HEXISTS', waiting, id) == 0 then redis.call('ZREM', targeted, id) end
+-- Rewrite the arrivals of each lane that has more or fewer requests: another program, or an earlier version, changed
+-- one of both.
+local function rewrite_arrivals()
+  for class = 1, CLASSES do
+    for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
+      local lane, arrivals = lane_of(class, tenant), arrivals_of(class, tenant)
+      if redis.call('ZCARD', arrivals) ~= redis.call('ZCARD', lane) then
+        redis.call('DEL', arrivals)
+        for _, id in ipairs(redis.call('ZRANGE', lane, 0, -1)) do
+          local item = waiter(id)
+          if item then redis.call('ZADD', arrivals, item.born, id) end
+        end
+      end
+    end
   end
-  return redis.call('ZCARD', targeted)
 end
 
 -- Rewrite the counters of waiting and reserved requests.
 local function recount(counts)
-  counts.targeted = recount_targets()
   local promised = redis.call('HGETALL', reserved)
   for i = 1, #promised, 2 do
     local _, cost, _, tenant = reservation(promised[i])
@@ -80,7 +88,7 @@ local function recount(counts)
   local all = redis.call('HGETALL', counters)
   for i = 1, #all, 2 do
     local counted = all[i] == 'n' or all[i] == 't' or string.find(all[i], '^[nt][:#]')
-      or all[i] == 'targeted' or string.find(all[i], '^routed')
+      or string.find(all[i], '^routed')
     if counted and finite(all[i + 1]) ~= (counts[all[i]] or 0) then set(all[i], counts[all[i]] or 0) end
   end
   for field, value in pairs(counts) do
@@ -192,6 +200,7 @@ function commands.lost()
   end
   if redis.call('EXISTS', routes, in_flight) > 0 then recount_routes(counts) end
   recount(counts)
+  rewrite_arrivals()
   return { lost, deleted and 1 or 0 }
 end
 

@@ -6,6 +6,7 @@ request's state and log another.
 | key | type | written by | lives until |
 | --- | --- | --- | --- |
 | lane | sorted set per model, class, tenant: ids in order | API: publish, discard; worker: pull | empty |
+| arrivals | the same ids by time of arrival | the same | empty |
 | waiting | hash per model: id -> cost and request | the same | entry: pulled |
 | lanes, resting | sorted sets per model and class: tenants by served tokens | the same | nothing waits |
 | overdue | sorted set per model: request ids by deadline | publish, acknowledge, sweeper | the request ends |
@@ -91,15 +92,15 @@ def transport(model: str) -> tuple[str, ...]:
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
     streams = [queue(model, priority) for priority in PriorityClass]
-    kinds = ("reserved", "reserved-at", "accepted", "pullers", "routes", "in-flight", "seen", "targeted", "gates")
+    kinds = ("reserved", "reserved-at", "accepted", "pullers", "routes", "in-flight", "seen", "gates")
     return (*single, *per_class, *streams, *(f"{prefix}:{kind}" for kind in (*kinds, "recent")))
 
 
 def lane_prefix(model: str) -> str:
     """Return the prefix of lane keys; the script appends class, colon and tenant, in the same slot.
 
-    For the requests of a lane that are aimed at one worker, it appends `aimed`, class, worker and tenant; for the
-    tokens served in a minute, `served` and that minute.
+    For the requests of a lane by arrival, it appends `arrivals`, class and tenant; for those that are aimed at one
+    worker, `aimed`, class, worker and tenant; for the tokens served in a minute, `served` and that minute.
     """
     return f"hr:{{q:{model}}}:lane:"
 

@@ -18,10 +18,14 @@ MAX_TARGET_MS = 3_600_000
 INTEGER = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 
-def with_times_of(request: Request, draft: Request) -> Request:
-    """Return `draft` with the deadline and the target of `request`, with which it belongs."""
+def with_turn_of(request: Request, draft: Request) -> Request:
+    """Return `draft` with the class, the deadline and the target of `request`, with which it belongs."""
     return msgspec.structs.replace(
-        draft, deadline=request.deadline, ttft_target=request.ttft_target, refuse_late=request.refuse_late
+        draft,
+        priority=request.priority,
+        deadline=request.deadline,
+        ttft_target=request.ttft_target,
+        refuse_late=request.refuse_late,
     )
 
 

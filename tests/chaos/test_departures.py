@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from shared.models.drain_orders import DrainOrders
+from shared.queue.administration import RedisQueueAdministration
 from shared.redis.client import RedisServer
 from tests.support.cluster import Cluster, running
 from tests.support.stream_load import Load
@@ -53,6 +54,30 @@ async def test_a_drain_order_loses_no_stream(tmp_path: Path) -> None:
             await load.progress()
             await drain(cluster)
         assert len(load.answers) == STREAMS
+
+
+async def test_closing_the_queue_under_load_loses_no_stream(tmp_path: Path) -> None:
+    """Given a pause before the load, a pause during it and a drain, every stream that was accepted ends."""
+    async with running(tmp_path, apis=1, workers=1, max_num_seqs=4) as cluster:
+        server = RedisServer.connect(cluster.store.url, timeout=LIMIT_S)
+        queues, load = (
+            RedisQueueAdministration(server),
+            Load(cluster.client, streams=16, tokens=12, pace=20, total=16),
+        )
+        await queues.set_gate("scripted", "paused")
+        async with load, asyncio.timeout(LIMIT_S):
+            assert (await queues.survey("scripted", 1)).waiting == 16
+            await queues.set_gate("scripted", "open")
+            while (await queues.survey("scripted", 1)).waiting == 16:
+                await asyncio.sleep(0.05)
+            await queues.set_gate("scripted", "paused")
+            while any((await queues.survey("scripted", 1)).held.values()):
+                await asyncio.sleep(0.05)
+            await queues.set_gate("scripted", "draining")
+            status, refused = await cluster.client.post(cluster.client.body("one more", 1))
+            assert (status, refused["code"]) == (503, "queue_draining")
+        await server.client.aclose(close_connection_pool=True)
+        assert len(load.answers) == 16
 
 
 async def test_scaling_to_zero_under_load_loses_nothing(tmp_path: Path) -> None:

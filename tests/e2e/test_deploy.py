@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import error_classes
+from shared.error_codes import error_classes
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]

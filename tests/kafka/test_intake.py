@@ -189,6 +189,23 @@ async def test_the_intake_waits_for_a_full_lane(bench: Bench, settings: Settings
 
 
 @pytest.mark.slow
+async def test_the_intake_waits_for_a_closed_queue(bench: Bench, backend: Backend) -> None:
+    """Records wait in the intake while the queue drains, in the lanes during a pause, and have one result."""
+    await backend.queues.set_gate(bench.model, "draining")
+    await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)))
+    async with bench.worker():
+        await bench.shows("in_flight", lambda found: found == [5])
+        assert (await backend.transport.depth(bench.model)).waiting == 0
+        await backend.queues.set_gate(bench.model, "paused")
+        async with asyncio.timeout(LIMIT_S):
+            while (await backend.transport.depth(bench.model)).waiting < 5:
+                await asyncio.sleep(0.02)
+        await backend.queues.set_gate(bench.model, "open")
+        results = await bench.results_by_event(5)
+    assert [len(results[f"e{i}"]) for i in range(5)] == [1] * 5
+
+
+@pytest.mark.slow
 async def test_rebalances_lose_and_repeat_nothing(bench: Bench) -> None:
     """Given a second consumer that joins and leaves, each of 60 requests has one result."""
     sent = asyncio.create_task(trickle(bench, 60))

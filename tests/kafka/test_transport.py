@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from kafka.errors import KafkaTimeoutError
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from producer_api.admission.gateway import WEBHOOK_CHANNEL
@@ -62,12 +63,20 @@ async def test_requests_in_the_topic_count_and_can_be_cancelled(api: Backend, la
 async def test_a_failed_write_releases_its_reservation(
     api: Backend, lanes: RedisStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given brokers that fail, the answer is 503 and nothing is left; of two writers of one id, one counts."""
+    """Given failing brokers, the answer is 503 and the failure is counted; of two writers of one id, one counts."""
 
     def failing(self: KafkaQueue, request: object) -> None:
         raise KafkaTimeoutError
 
+    registry = CollectorRegistry()
+    for collector in api.collectors():
+        registry.register(collector)
+
+    def failed_calls() -> float | None:
+        return registry.get_sample_value("headrace_kafka_errors_total")
+
     request = make_request(deadline=1.0)
+    assert failed_calls() == 0
     with monkeypatch.context() as broken:
         broken.setattr(KafkaQueue, "_write", failing)
         with pytest.raises(Unavailable) as refused:
@@ -75,6 +84,7 @@ async def test_a_failed_write_releases_its_reservation(
         assert refused.value.retry_after
         assert (await api.transport.depth(MODEL)).waiting == 0
         assert await api.transport.overdue(MODEL, 9) == []
+        assert failed_calls() == 1
     await api.transport.publish(request)
     with monkeypatch.context() as broken:
         broken.setattr(KafkaQueue, "_write", failing)

@@ -234,6 +234,24 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
     assert set(references(document)) <= set(document["components"]["schemas"])
 
 
+async def test_each_queued_request_has_its_headers_documented(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    found = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            headers = {each["name"]: each["schema"] for each in operation.get("parameters", ())}
+            if "x-headrace-ttft-policy" in headers:
+                found[f"{method} {path}"] = headers
+                assert {"400", "422"} & set(operation["responses"]) and "503" in operation["responses"]
+    assert {f"post {path}" for path in ("/v1/jobs", "/v1/responses", "/generate", "/tokenize")} <= set(found)
+    assert not {"get /v1/models", "post /v1/batches", "get /v1/jobs/{job_id}"} & set(found)
+    headers = found["post /v1/chat/completions"]
+    assert headers["x-headrace-ttft-policy"]["enum"] == ["best-effort", "refuse"]
+    for name in ("x-headrace-ttft-target-ms", "x-llm-d-slo-ttft-ms"):
+        assert headers[name] == {"type": "integer", "minimum": 1, "maximum": 3_600_000}
+    assert {"Idempotency-Key", "x-llm-d-inference-objective", "x-gateway-inference-objective"} < set(headers)
+
+
 async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     async with administering(app) as client:
         answer = await client.get("/openapi.json")

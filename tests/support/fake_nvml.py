@@ -10,12 +10,13 @@ class NVMLError(Exception):
 
 
 class FakeNvml(ModuleType):
-    """The functions that Headrace calls. Those in `unsupported` raise NVMLError."""
+    """The functions that Headrace calls; those in `unsupported` raise NVMLError. `called` has the calls' names."""
 
     NVMLError = NVMLError
 
     def __init__(self, gpus: int, unsupported: set[str] | None = None) -> None:
         super().__init__("pynvml")
+        self.called: list[str] = []
         answers: dict[str, object] = {
             "nvmlInit": None,
             "nvmlDeviceGetCount": gpus,
@@ -32,6 +33,7 @@ class FakeNvml(ModuleType):
 
     def _function(self, name: str, answer: object, *, fails: bool) -> object:
         def call(*_: object) -> object:
+            self.called.append(name)
             if fails:
                 raise NVMLError(name)
             return answer

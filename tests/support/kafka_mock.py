@@ -17,6 +17,7 @@ from headrace.bench.kafka import kafka_cluster, mock_kafka
 from producer_api.admission.kafka_queue import KafkaQueue
 from shared.backend import Backend
 from shared.errors import HeadraceError
+from shared.kafka.error_counts import KafkaErrors
 from shared.protocol import Request, Ticket
 from shared.queue.interface import Bounds
 from shared.queue.redis_streams import RedisStreams
@@ -76,7 +77,6 @@ class DirectKafkaQueue(KafkaQueue):
 def with_kafka(backend: Backend, settings: Settings, writer: KafkaProducer) -> Backend:
     """Return the backend with Kafka as its queue."""
     assert backend.server is not None
-    transport = DirectKafkaQueue(
-        backend.server, bounds=Bounds.from_settings(settings), lease=settings.lease, writer=writer
-    )
-    return replace(backend, transport=transport)
+    errors, bounds = KafkaErrors(), Bounds.from_settings(settings)
+    transport = DirectKafkaQueue(backend.server, bounds=bounds, lease=settings.lease, writer=writer, errors=errors)
+    return replace(backend, transport=transport, kafka_errors=errors)

@@ -28,7 +28,9 @@ from shared.queue.interface import Delivery, Room
 from shared.redis import keys
 from shared.repository.spec import ModelSpec, SequenceBatching, TensorSpec
 from shared.repository.status import Duration, ModelStatus, VersionStatistics, VersionStatus
+from shared.repository.store import ModelOrder, OrderResult
 from shared.token_log.interface import Append, Lease
+from tests.support.waiting import LIMIT_S
 
 STATISTICS = VersionStatistics(
     last_inference=1_700_000_000_000,
@@ -223,3 +225,27 @@ async def working(backend: Backend) -> AsyncIterator[TensorWorker]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def obeying(worker: TensorWorker, error: str = "") -> AsyncIterator[list[ModelOrder]]:
+    """Carry out orders until the body ends, and yield those that were carried out."""
+    seen: list[ModelOrder] = []
+    backend = worker.backend
+
+    async def obey() -> None:
+        while True:
+            for order in await backend.repository.orders():
+                if await backend.repository.result(order.id) is None:
+                    seen.append(order)
+                    await backend.repository.answer(OrderResult(id=order.id, error=error))
+                    gone = ModelStatus(name=order.model, spec=worker.models[order.model].spec)
+                    await worker.announce(*([gone] if order.action == "unload" else []))
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(obey())
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            yield seen
+    finally:
+        task.cancel()

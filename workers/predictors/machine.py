@@ -29,8 +29,8 @@ GPU = {
 class MachineCollector(Collector):
     """Reads the levels when the metrics are asked for. The load of the CPUs is that since the last look."""
 
-    def __init__(self) -> None:
-        self._gpus = Gpus()
+    def __init__(self, gpus: Gpus) -> None:
+        self._gpus = gpus
         self._energy = {gpu.index: gpu.energy for gpu in self._gpus.read()}
         self._times = _cpu_times()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -47,12 +47,15 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
         A branch that comes last, as a canary does, keeps the values that it has while its weight grows.
         """
-        point = _point(self.name, value) * sum(branch.weight for branch in self.branches)
-        for branch in self.branches:
-            point -= branch.weight
-            if point < 0:
-                return branch
-        return next(branch for branch in reversed(self.branches) if branch.weight)  # after rounding
+        return _weighted(self.branches, _point(self.name, value))
+
+    def instead(self, value: str, models: Collection[str]) -> Branch | None:
+        """Return the branch for a value among those of some models, by their weights; None if none of them counts.
+
+        It does not follow from what `choose` returns, so that all of them share the values of another branch.
+        """
+        left = [branch for branch in self.branches if branch.weight and branch.model in models]
+        return _weighted(left, _point(f"instead:{self.name}", value)) if left else None
 
 
 class Shadow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,6 +76,16 @@ class Traffic(msgspec.Struct, frozen=True):
 
     splits: Mapping[str, Split] = {}
     shadows: Mapping[str, Shadow] = {}
+
+
+def _weighted(branches: Sequence[Branch], point: float) -> Branch:
+    """Return the branch at a point, from 0 to below 1, of branches that lie side by side by weight."""
+    rest = point * sum(branch.weight for branch in branches)
+    for branch in branches:
+        rest -= branch.weight
+        if rest < 0:
+            return branch
+    return next(branch for branch in reversed(branches) if branch.weight)  # after rounding
 
 
 def check_split(split: Split, traffic: Traffic) -> None:

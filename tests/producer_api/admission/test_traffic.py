@@ -19,9 +19,11 @@ from shared.backend import Backend
 from shared.errors import PermissionDenied
 from shared.models.worker_registry import WorkerInfo
 from shared.protocol import Infer, Request, SequenceStep, Tensor
+from shared.queue.interface import Room
+from shared.queue.survey import Gate
 from shared.repository.traffic.rules import Branch, KeyKind, Split
 from shared.settings import Settings
-from tests.support.fakes import MODEL
+from tests.support.fakes import MODEL, make_request
 from tests.support.grpc_client import serving
 from tests.support.scripted_worker import ScriptedWorker
 
@@ -167,6 +169,92 @@ async def test_requests_of_a_batch_line_follow_the_rules(backend: Backend, app: 
         }
         found[model] += 1
     assert set(found) == {MODEL, OTHER}
+
+
+async def jobs(client: httpx.AsyncClient, number: int, model: str = "prod", **headers: str) -> Counter[str]:
+    """Send jobs, and return how many each model got."""
+    sent = [
+        await client.post("/v1/jobs", json={"model": model, "prompt": "x"}, headers=headers) for _ in range(number)
+    ]
+    return Counter(each.json()["model"] for each in sent)
+
+
+async def close(app: FastAPI, gate: Gate, *models: str) -> None:
+    for model in models:
+        await app.state.context.backend.queues.set_gate(model, gate)
+    app.state.context.catalog.forget_snapshot()
+
+
+@pytest.mark.parametrize("gate", ["paused", "draining"])
+async def test_a_closed_model_gets_nothing_while_another_is_open(
+    client: httpx.AsyncClient, app: FastAPI, backend: Backend, gate: Gate
+) -> None:
+    """The model that is open keeps its requests, and the closed one's keys come back to it."""
+    await backend.traffic.set_split(Split(name="prod", branches=HALVES.branches, by="route_key"))
+    keys = [f"key{number}" for number in range(12)]
+    before = [await jobs(client, 1, **{"x-route-key": key}) for key in keys]
+    await close(app, gate, MODEL)
+    during = [await jobs(client, 1, **{"x-route-key": key}) for key in keys]
+    assert during == [Counter({OTHER: 1})] * len(keys)
+    assert (await jobs(client, 3, model=OTHER))[OTHER] == 3
+    await close(app, "open", MODEL)
+    assert [await jobs(client, 1, **{"x-route-key": key}) for key in keys] == before
+
+
+async def test_requests_wait_while_all_models_of_a_name_are_paused(
+    client: httpx.AsyncClient, app: FastAPI, backend: Backend, worker: ScriptedWorker
+) -> None:
+    """An alias has no other model, nor has a split of paused ones; they run when their queue is open again."""
+    await backend.traffic.set_split(ALIAS)
+    await close(app, "paused", MODEL)
+    assert await jobs(client, 3) == {MODEL: 3}
+    await backend.traffic.set_split(HALVES)
+    await close(app, "paused", OTHER)
+    split = await jobs(client, 20)
+    assert min(split[MODEL], split[OTHER]) > 0
+    assert (await backend.transport.pull(MODEL, "w", Room.all(8))).found == []
+    await close(app, "open", MODEL, OTHER)
+    assert await waiting(backend) == {MODEL: 3 + split[MODEL], OTHER: split[OTHER]}
+    for _ in range(3 + split[MODEL]):
+        await worker.answer("x")
+    assert await waiting(backend) == {MODEL: 0, OTHER: split[OTHER]}
+
+
+async def test_weights_hold_among_the_open_models(app: FastAPI, backend: Backend) -> None:
+    """A closed model's share goes to those with a weight that the caller may use."""
+    weights = {"a": 2.0, "b": 1.0, "c": 3.0, "none": 0.0, "forbidden": 9.0}
+    branches = tuple(Branch(model=model, weight=weight) for model, weight in weights.items())
+    caller = Principal("t", scopes=Scopes(models=frozenset({"a", "b", "c", "none"})))
+    split = Split(name="prod", branches=branches)
+    closed = [f"r{i}" for i in range(3000) if split.choose(f"r{i}").model == "c"]
+    direction = Direction(caller, split, closed={"c"})
+    found = Counter(direction.apply(Request(id=each, model="prod", prompt="x")).model for each in closed)
+    assert set(found) == {"a", "b"}
+    assert found["a"] / len(closed) == pytest.approx(2 / 3, abs=0.06)
+
+
+def test_steps_of_a_sequence_stay_with_a_closed_model() -> None:
+    direction = Direction(Principal("t"), HALVES, closed={MODEL})
+    steps = [
+        Request(id="r", model="prod", work=Infer(inputs=TENSORS.inputs, sequence=SequenceStep(i)))
+        for i in range(16)
+    ]
+    assert {direction.apply(step).model for step in steps} == {MODEL, OTHER}
+
+
+async def test_an_interrupted_line_is_finished_for_its_model(app: FastAPI, backend: Backend) -> None:
+    """Given a queue that was paused after the log was created, the line still goes to the model of its log."""
+    await backend.traffic.set_split(HALVES)
+    gateway, catalog = app.state.context.gateway, app.state.context.catalog
+    made = next(each for i in range(99) if HALVES.choose((each := make_request()).id).model == MODEL)
+    await backend.token_log.create(made)
+    await close(app, "paused", MODEL)
+    draft = Request(id="", model="prod", prompt="x")
+    [line] = await direct(catalog, [draft], job_id=made.id, principal=ANONYMOUS)
+    assert line.model == OTHER
+    admission = await gateway.submit_derived(line, job_id=made.id, seed=0, principal=ANONYMOUS)
+    assert admission.request.model == MODEL
+    assert await waiting(backend) == {MODEL: 1, OTHER: 0}
 
 
 def test_version_of_a_branch_is_for_tensors() -> None:

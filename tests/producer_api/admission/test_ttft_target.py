@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from producer_api.auth.client_address import Client
+from producer_api.auth.principal import Principal
+from shared.accounts.scopes import Scopes
 from shared.backend import Backend
+from shared.errors import PermissionDenied
 from shared.protocol import PriorityClass
 from shared.queue.interface import Room
 from shared.settings import Settings
@@ -20,6 +26,7 @@ from tests.support.scripted_worker import ScriptedWorker
 
 QUEUES = ("redis", "kafka")
 TARGET, THEIRS, POLICY = "x-headrace-ttft-target-ms", "x-llm-d-slo-ttft-ms", "x-headrace-ttft-policy"
+OBJECTIVE = "x-llm-d-inference-objective"
 BODY: dict[str, Any] = {"model": MODEL, "prompt": "hi"}
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 ROUTES: list[tuple[str, dict[str, Any]]] = [
@@ -89,6 +96,27 @@ async def test_a_bad_value_is_refused_by_its_header(
     refused = await client.post(path, json=body, headers=headers)
     assert refused.status_code == (422 if path == "/generate" else 400)
     assert list(headers)[-1] in refused.text
+
+
+async def test_an_objective_named_as_a_class_is_the_class(
+    client: httpx.AsyncClient, worker: ScriptedWorker, settings: Settings, backend: Backend
+) -> None:
+    """All parts of a body get it, by HTTP and by gRPC; an objective with another name changes nothing."""
+    sent = {"model": MODEL, "prompt": ["a", "b"], "priority": "standard"}
+    asked = asyncio.create_task(client.post("/v1/completions", json=sent, headers={OBJECTIVE: "batch"}))
+    assert [(await worker.answer("a")).priority for _ in range(2)] == [PriorityClass.BATCH] * 2
+    assert (await asked).status_code == 200
+    job = (await client.post("/v1/jobs", json=BODY, headers={OBJECTIVE: "premium"})).json()
+    assert job["priority"] == (await worker.answer("a")).priority == "standard"
+    async with serving_rpc(settings, backend) as (_, client_of_rpc):
+        assert (await client_of_rpc.Submit(grpc_chat(), (OBJECTIVE, "interactive"))).priority == "interactive"
+
+
+async def test_an_objective_needs_permission_for_its_class(app: FastAPI) -> None:
+    caller = Principal("t", scopes=Scopes(classes=frozenset({"standard"})), client=Client())
+    caller.client.turn_headers = {OBJECTIVE: "interactive"}
+    with pytest.raises(PermissionDenied, match="interactive"):
+        await app.state.context.gateway.submit(make_request(), principal=caller, seed=None)
 
 
 async def test_grpc_takes_the_same_metadata(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:

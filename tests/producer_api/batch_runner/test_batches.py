@@ -42,7 +42,7 @@ def client(cluster: Cluster) -> BatchClient:
 async def test_a_batch_has_output_errors_and_counts(client: BatchClient) -> None:
     """Each line is in its file, in order, and the counts are right."""
     lines = [line(f"c{number}", f"prompt {number}") for number in range(150)]
-    lines[0] = line("c0", "prompt 0", keep_alive="5m")
+    lines[0] = line("c0", "prompt 0", keep_alive="5m", **{"x-headrace-ttft-target-ms": 5})  # a header, not a field
     lines.insert(70, line("hot", temperature=-1))
     lines.insert(71, line("unknown", model="unknown"))
     lines.insert(72, line("streamed", stream=True))
@@ -56,7 +56,7 @@ async def test_a_batch_has_output_errors_and_counts(client: BatchClient) -> None
     assert errors[0]["response"]["body"]["error"]["param"] == "temperature"
     [first, *_] = output
     assert first["error"] is None and first["response"]["status_code"] == 200
-    assert first["response"]["headers"] == {"x-headrace-ignored-fields": "keep_alive"}
+    assert first["response"]["headers"] == {"x-headrace-ignored-fields": "keep_alive, x-headrace-ttft-target-ms"}
     assert first["response"]["body"]["object"] == "chat.completion"
     assert first["response"]["body"]["usage"]["completion_tokens"] == 4
     assert first["response"]["body"]["system_fingerprint"] == "fp_scripted"

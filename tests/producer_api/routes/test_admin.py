@@ -154,10 +154,17 @@ async def test_a_paused_model_accepts_requests_that_wait(
     paused = await admin.post(f"{QUEUE}/pause")
     assert (paused.status_code, paused.json()) == (200, {"model": MODEL, "tenant": None, "state": "paused"})
     job = (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).json()
-    assert (await client.get("/ready")).status_code == 200
+    for path, status in (("/ready", None), ("/health", "degraded")):
+        probe = await client.get(path)
+        assert (probe.status_code, probe.json().get("status")) == (200, status)
+        assert probe.json()["reasons"] == [
+            {"code": "queue_paused", "message": f"the queue of {MODEL} is paused: its requests wait"}
+        ]
+    assert (await client.get("/ready")).json()["ready"]
     view = (await admin.get(QUEUE)).json()
     assert (view["state"], view["waiting"]) == ("paused", 1)
     assert (await admin.post(f"{QUEUE}/resume")).json()["state"] == "open"
+    assert (await client.get("/ready")).json()["reasons"] == []
     assert (await worker.answer("x")).id == job["id"]
 
 
@@ -180,6 +187,7 @@ async def test_a_draining_model_refuses_with_a_typed_error(
 ) -> None:
     job_id = await publish(backend)
     assert (await admin.post(f"{QUEUE}/drain")).json()["state"] == "draining"
+    assert [each["code"] for each in (await client.get("/ready")).json()["reasons"]] == ["queue_draining"]
     refused = await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})
     assert (refused.status_code, refused.json()["code"]) == (503, "queue_draining")
     assert refused.headers["retry-after"] == "10"

@@ -21,7 +21,7 @@ from tests.support.fakes import MODEL
 from tests.support.loop_clock import stopped_clock
 from tests.support.waiting import LIMIT_S
 
-MOST_COMMANDS_OF_A_LOOK = 15  # two lists, and what each of their three members has
+MOST_COMMANDS_OF_A_LOOK = 17  # two lists, what each of their three members has, and the queue's gate
 
 WORKER = WorkerInfo(
     id="host-1-abc",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 from tritonclient.http.aio import InferenceServerClient
@@ -17,41 +15,14 @@ from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from shared.backend import Backend
-from shared.repository.status import ModelStatus
-from shared.repository.store import ModelOrder, OrderResult
 from shared.settings import Settings
 from tests.support.api_server import calling
 from tests.support.metered import changed, metered, planned
 from tests.support.tensor_api import TensorApi, in_memory
-from tests.support.tensor_worker import TensorWorker, working
-from tests.support.waiting import LIMIT_S
+from tests.support.tensor_worker import obeying, working
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 INFER = {"inputs": [{"name": "IN", "shape": [1], "datatype": "INT32", "data": [1]}]}
-
-
-@asynccontextmanager
-async def obeying(worker: TensorWorker, error: str = "") -> AsyncIterator[list[ModelOrder]]:
-    """Carry out orders until the body ends, and yield those that were carried out."""
-    seen: list[ModelOrder] = []
-    backend = worker.backend
-
-    async def obey() -> None:
-        while True:
-            for order in await backend.repository.orders():
-                if await backend.repository.result(order.id) is None:
-                    seen.append(order)
-                    await backend.repository.answer(OrderResult(id=order.id, error=error))
-                    gone = ModelStatus(name=order.model, spec=worker.models[order.model].spec)
-                    await worker.announce(*([gone] if order.action == "unload" else []))
-            await asyncio.sleep(0.01)
-
-    task = asyncio.create_task(obey())
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            yield seen
-    finally:
-        task.cancel()
 
 
 async def test_models_are_loaded_and_unloaded(tensors: TensorApi, triton: InferenceServerClient) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from producer_api.admission.scaling import load_of
 from producer_api.app import create_app
+from producer_api.services import Context
 from shared.backend import Backend
 from shared.protocol import PriorityClass
 from shared.settings import Settings
 from tests.support.api_server import administering, calling
 from tests.support.fakes import MODEL, make_request, submit
+from tests.support.loop_clock import stopped_clock
 from tests.support.scripted_worker import ScriptedWorker
 
 
@@ -43,6 +46,19 @@ async def test_the_load_counts_requests_tokens_and_workers(
     assert (found["seats"], found["desired_workers"], found["workers"], found["active"]) == (8, 2, 1, True)
     assert found["wait_estimate"] > 0
     assert (found["classes"]["batch"]["waiting"], found["classes"]["interactive"]["waiting"]) == (8, 0)
+
+
+async def test_a_load_is_one_look_at_the_queue(app: FastAPI, backend: Backend) -> None:
+    context: Context = app.state.context
+
+    async def scripts() -> int:
+        await load_of(backend, context.catalog, MODEL, default_seats=8)
+        found: dict[str, dict[str, int]] = await backend.redis.info("commandstats")
+        return found["cmdstat_evalsha"]["calls"]
+
+    with stopped_clock():  # so that the catalog is read once
+        await scripts()
+        assert await scripts() + 1 == await scripts()
 
 
 async def test_the_load_of_an_unknown_model_is_refused(app: FastAPI, client: httpx.AsyncClient) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -16,7 +18,7 @@ from shared.backend import Backend
 from shared.protocol import PriorityClass
 from shared.settings import Settings
 from tests.support.fakes import MODEL, make_request, submit
-from tests.support.grpc_client import Client, chat, refusal, serving
+from tests.support.grpc_client import Client, chat, details, refusal, serving
 from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
@@ -27,6 +29,15 @@ LARGE = "org/large"  # a model that never had a worker
 def ref(model: str = MODEL, **metadata: str) -> ScaledObjectRef:
     named = {"class": metadata.pop("class_")} if "class_" in metadata else {}
     return ScaledObjectRef(name="so", namespace="ns", scalerMetadata={"model": model, **named, **metadata})
+
+
+def methods(client: Client) -> list[Callable[[ScaledObjectRef], Any]]:
+    """Return a call of each method, by what it asks for."""
+
+    def metrics(asked: ScaledObjectRef) -> Any:
+        return client.GetMetrics(GetMetricsRequest(scaledObjectRef=asked, metricName="headrace-wait"))
+
+    return [client.IsActive, client.StreamIsActive, client.GetMetricSpec, metrics]
 
 
 async def value(client: Client, metric: str, asked: ScaledObjectRef) -> float:
@@ -81,6 +92,20 @@ async def test_a_first_request_is_reported_without_polling(
     assert (load.waiting, load.held) == (1, 0)
 
 
+async def test_a_closed_model_keeps_what_waits(client: Client, backend: Backend, worker: ScriptedWorker) -> None:
+    """Paused, it takes requests and counts them as load; draining, it refuses new ones and serves those."""
+    await backend.queues.set_gate(MODEL, "paused")
+    job = await client.Submit(chat())
+    assert (await client.IsActive(ref())).result is True
+    assert await value(client, "headrace-requests", ref()) == 1
+    await backend.queues.set_gate(MODEL, "draining")
+    refused = await refusal(client.Submit(chat()))
+    assert (refused.code(), details(refused)["ErrorInfo"].reason) == (grpc.StatusCode.UNAVAILABLE, "queue_draining")
+    assert details(refused)["RetryInfo"].retry_delay.seconds == 10
+    assert (await worker.answer("x")).id == job.id
+    assert (await client.IsActive(ref())).result is False
+
+
 async def test_streams_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(external_scaler, "MAX_STREAMS", 1)
     first = client.StreamIsActive(ref())
@@ -103,14 +128,14 @@ async def test_streams_are_bounded(client: Client, monkeypatch: pytest.MonkeyPat
     ],
 )
 async def test_wrong_metadata_is_refused_by_name(client: Client, metadata: dict[str, str], named: str) -> None:
-    for call in (client.IsActive, client.StreamIsActive, client.GetMetricSpec):
+    for call in methods(client):
         error = await refusal(call(ref(**metadata)))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert error.details().startswith(named)
 
 
 async def test_unknown_models_and_metrics_are_refused(client: Client) -> None:
-    for call in (client.IsActive, client.StreamIsActive, client.GetMetricSpec):
+    for call in methods(client):
         assert (await refusal(call(ref("no-such")))).code() is grpc.StatusCode.NOT_FOUND
     error = await refusal(client.GetMetrics(GetMetricsRequest(scaledObjectRef=ref(), metricName="x")))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT

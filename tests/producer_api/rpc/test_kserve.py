@@ -28,6 +28,7 @@ from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from tests.support.metered import changed
 from tests.support.tensor_api import TensorApi, in_memory, over_grpc
+from tests.support.tensor_worker import obeying
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -363,12 +364,32 @@ async def test_an_abandoned_stream_cancels_its_requests(tensors: TensorApi) -> N
             await asyncio.sleep(0.01)
 
 
+async def test_orders_for_models_are_in_the_audit_log(tensors: TensorApi, triton: InferenceServerClient) -> None:
+    """Also an order that fails, with the code of its error."""
+    async with obeying(tensors.worker):
+        await triton.unload_model("add_sub")
+    async with obeying(tensors.worker, error="no space"):
+        with pytest.raises(InferenceServerException, match="no space"):
+            await triton.load_model("add_sub")
+    async with obeying(tensors.worker):
+        await triton.load_model("add_sub")
+    entries = await tensors.backend.audit.list(3)
+    assert [(each.action, each.target, each.status, each.code) for each in entries] == [
+        ("gRPC RepositoryModelLoad", "name=add_sub", 200, ""),
+        ("gRPC RepositoryModelLoad", "name=add_sub", 400, "invalid_request"),
+        ("gRPC RepositoryModelUnload", "name=add_sub", 200, ""),
+    ]
+    assert {(each.key_id, each.tenant) for each in entries} == {("", "default")}
+    assert all(each.address for each in entries)
+
+
 async def test_methods_need_their_scopes(tmp_path: Path) -> None:
     settings = changed(in_memory(tmp_path), auth=True)
     async with Database.from_settings(settings) as database:
         keys = ApiKeys(database, pepper_of(settings))
         _, key = await keys.create(tenant="t", scopes=Scopes.parse(routes=["predict"]))
         _, of_other = await keys.create(tenant="t", scopes=Scopes.parse(admin=True, models=["other"]))
+        operator, admin_key = await keys.create(tenant="ops", scopes=Scopes(admin=True))
     [service] = service_pb2.DESCRIPTOR.services_by_name.values()
     public = {"ServerLive", "ServerReady"}
     admin = {each.name for each in service.methods if "Memory" in each.name or "Setting" in each.name}
@@ -383,6 +404,11 @@ async def test_methods_need_their_scopes(tmp_path: Path) -> None:
             call = channel.stream_stream(f"/{service.full_name}/{name}")
             code = await _code(call, (("authorization", f"Bearer {of_other}"),))
             assert code is grpc.StatusCode.PERMISSION_DENIED, name
+        assert await tensors.backend.audit.list(8) == []  # a caller that may not change anything could flood it
+        unload = channel.stream_stream(f"/{service.full_name}/RepositoryModelUnload")
+        assert await _code(unload, (("authorization", f"Bearer {admin_key}"),)) is not grpc.StatusCode.OK
+        [entry] = await tensors.backend.audit.list(8)
+        assert (entry.key_id, entry.tenant, entry.action) == (operator.id, "ops", "gRPC RepositoryModelUnload")
 
 
 async def _code(call: Any, metadata: Any) -> grpc.StatusCode:

@@ -15,7 +15,7 @@ from tests.support.fake_nvml import FakeNvml
 def test_levels_of_each_gpu_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpus=2))
     registry = CollectorRegistry()
-    GpuMetrics(Meter(registry))
+    GpuMetrics(Meter(registry), Gpus())
     for gpu in ("0", "1"):
         assert registry.get_sample_value("headrace_gpu_memory_bytes", {"gpu": gpu}) == 80 * 2**30
         assert registry.get_sample_value("headrace_gpu_memory_used_bytes", {"gpu": gpu}) == 20 * 2**30

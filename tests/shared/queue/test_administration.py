@@ -152,6 +152,14 @@ async def test_gates_outlive_processes(settings: Settings, backend: Backend) -> 
     await again.close()
 
 
+async def test_closed_queues_are_those_whose_model_is_not_open(backend: Backend) -> None:
+    await backend.queues.set_gate("slow", "paused")
+    await backend.queues.set_gate("gone", "draining")
+    await backend.queues.set_gate(MODEL, "paused", "tenant")
+    assert await backend.queues.closed([MODEL, "slow", "gone"]) == {"slow": "paused", "gone": "draining"}
+    assert await backend.queues.closed([]) == {}
+
+
 async def test_the_number_of_gates_is_bounded(backend: Backend) -> None:
     for i in range(MAX_GATES):
         await backend.queues.set_gate(MODEL, "paused", f"t{i}")

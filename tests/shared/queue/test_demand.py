@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from shared.protocol import PriorityClass
-from shared.queue.interface import Bounds, ClassDemand, Transport
+from shared.queue.interface import Bounds, ClassDemand, QueueDepth, Transport
 from shared.queue.memory import MemoryTransport
 from shared.redis import keys
 from shared.settings import Settings
@@ -20,15 +21,21 @@ INTERACTIVE, STANDARD, BATCH = PriorityClass
 
 
 async def test_demand_counts_each_class(transport: Transport) -> None:
-    assert await transport.demand(MODEL) == dict.fromkeys(PriorityClass, ClassDemand(0, 0, 0.0, 0.0))
+    empty = await transport.demand(MODEL)
+    assert empty.classes == dict.fromkeys(PriorityClass, ClassDemand(0, 0, 0.0, 0.0))
+    assert replace(empty.depth, oldest_age=0.0) == QueueDepth(0, 0, 0, 0.0, 0.0)
     for priority in (INTERACTIVE, STANDARD, STANDARD):
         await transport.publish(make_request(priority=priority))
     [_] = await pull(transport, 1)
-    found = await transport.demand(MODEL)
+    demand = await transport.demand(MODEL)
+    found = demand.classes
     assert [(each.waiting, each.held) for each in found.values()] == [(0, 1), (2, 0), (0, 0)]
     assert found[INTERACTIVE].rate > 0
     assert found[STANDARD].rate == 0
     assert found[STANDARD].oldest_age >= 0
+    assert (demand.depth.waiting, demand.depth.held) == (2, 1)
+    assert demand.depth.wait is None  # no standard one was pulled
+    assert demand.depth.waiting_tokens > 0
 
 
 @pytest.mark.parametrize("kind", ["redis", "memory"])
@@ -48,7 +55,7 @@ async def test_a_rate_is_forgotten_after_a_while_without_pulls(kind: str, settin
     if kind == "redis":
         await backend.redis.hset(keys.transport(MODEL)[0], "at", time.time() - late)
     assert (await transport.depth(MODEL)).wait is None
-    assert {each.rate for each in (await transport.demand(MODEL)).values()} == {0.0}
+    assert {each.rate for each in (await transport.demand(MODEL)).classes.values()} == {0.0}
     outlook = await transport.outlook(ticket)
     assert outlook is not None
     assert outlook.wait is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from random import Random
@@ -78,26 +79,55 @@ async def test_position_and_age_follow_from_order_and_arrival(transport: Transpo
     assert (await transport.depth(MODEL)).oldest_age < 1
 
 
-async def test_the_oldest_is_found_behind_those_with_targets(
+async def age(backend: Backend, least: float = 0.0) -> tuple[float, float | None]:
+    """Return the age of the oldest request of the standard class, once it is high enough, and its tenant's birth.
+
+    Checks that every view of the queue has that request as its oldest.
+    """
+    while (found := (await backend.transport.demand(MODEL)).classes[PriorityClass.STANDARD].oldest_age) < least:
+        await asyncio.sleep(0)
+    survey = await backend.queues.survey(MODEL, 8)
+    born = min((each.lanes[1].born for each in survey.tenants if each.lanes[1].born is not None), default=None)
+    if born is not None:
+        assert survey.now - born >= found - 0.001  # it is older by now
+        assert (await backend.transport.depth(MODEL)).oldest_age >= found - 0.001
+    return found, born
+
+
+async def test_the_oldest_is_found_behind_those_with_targets(backend: Backend) -> None:
+    """A request that goes before an older one does not hide its age, in any view of the queue."""
+    usual = await backend.transport.publish(make_request())
+    first, born = await age(backend, 0.02)
+    soon = await backend.transport.publish(targeted(SOON))
+    assert (await age(backend))[0] >= first
+    assert (await age(backend))[1] == born
+
+    await backend.transport.discard(usual)
+    assert born is not None
+    assert ((await age(backend, 0.01))[1] or 0.0) > born
+    assert ids(await pull(backend.transport, 8)) == [soon.job_id]
+    assert await age(backend) == (0.0, None)
+
+
+async def test_arrivals_are_mended_and_go_with_their_lane(
     roomy: Settings, backend_of: Callable[..., Backend]
 ) -> None:
-    """The request without a target stands last in its lane, behind more than are read together."""
+    """Given arrivals that an earlier version did not record, or did not remove, the sweeper mends them."""
     backend = await backend_of("redis", roomy)
-    usual = make_request()
-    await backend.transport.publish(usual)
-    counters, waiting, *_ = keys.transport(MODEL)
-    value = await backend.redis.hget(waiting, usual.id)
-    cost, seats, born, payload = value.split(b":", 3)
-    await backend.redis.hset(waiting, usual.id, b":".join([cost, seats, b"%d" % (int(born) - 60_000), payload]))
-    await backend.transport.publish_many([targeted(SOON) for _ in range(150)])
+    arrivals = f"{keys.lane_prefix(MODEL)}arrivals:2:default"
+    requests = [targeted(SOON) for _ in range(3)]
+    await backend.transport.publish_many(requests)
+    recorded = await backend.redis.zrange(arrivals, 0, -1, withscores=True)
+    for damage in ({"gone": 1.0}, {}):
+        await backend.redis.delete(arrivals)
+        if damage:
+            await backend.redis.zadd(arrivals, damage)
+            assert (await backend.transport.depth(MODEL)).oldest_age < 60
+        await backend.transport.lost(MODEL)
+        assert await backend.redis.zrange(arrivals, 0, -1, withscores=True) == recorded
 
-    assert (await backend.transport.depth(MODEL)).oldest_age > 59
-    assert await backend.redis.hget(counters, "targeted") == b"150"
-    while await pull(backend.transport, 50):
-        pass
-    assert await backend.redis.hget(counters, "targeted") is None
-    [left] = [name for name in keys.transport(MODEL) if name.endswith(":targeted")]
-    assert not await backend.redis.exists(left)
+    assert len(await pull(backend.transport, 8)) == 3
+    assert [key async for key in backend.redis.scan_iter(f"{keys.lane_prefix(MODEL)}arrivals*")] == []
 
 
 async def test_both_queues_serve_in_the_same_order(roomy: Settings, backend_of: Callable[..., Backend]) -> None:

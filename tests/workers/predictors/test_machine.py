@@ -7,6 +7,7 @@ import sys
 import pytest
 from prometheus_client import CollectorRegistry
 
+from shared.metrics.gpu import Gpus
 from tests.support.fake_nvml import FakeNvml
 from workers.predictors.machine import MachineCollector
 
@@ -15,7 +16,7 @@ def test_cpus_and_gpus_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml(gpus=1)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     registry = CollectorRegistry()
-    registry.register(MachineCollector())
+    registry.register(MachineCollector(Gpus()))
     monkeypatch.setattr(nvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: 5_002_500)
     shown = {sample.name: sample for family in registry.collect() for sample in family.samples}
     assert {name: shown[name].value for name in shown if name.startswith(("nv_gpu", "nv_energy"))} == {
@@ -34,7 +35,7 @@ def test_cpus_and_gpus_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_gpu_only_the_cpus_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     registry = CollectorRegistry()
-    registry.register(MachineCollector())
+    registry.register(MachineCollector(Gpus()))
     assert {sample.name for family in registry.collect() for sample in family.samples} == {
         "nv_cpu_utilization",
         "nv_cpu_memory_total_bytes",

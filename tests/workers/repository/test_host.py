@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 
 import pytest
 
 from shared.errors import ModelNotFound, ModelUnavailable
 from shared.repository.store import ModelOrder
+from tests.support.fake_nvml import FakeNvml
 from tests.support.fakes import answer
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
 from tests.support.waiting import LIMIT_S
+from workers.health.notifier import NO_SUPERVISOR
+from workers.metrics import WorkerMetrics
+from workers.repository.host import RepositoryHost
 
 ALL_VERSIONS = "version_policy { all {} }"
 ENSEMBLE = """
@@ -47,6 +52,20 @@ def load(name: str, number: int = 1, **fields: object) -> ModelOrder:
 
 def unload(name: str, number: int = 2) -> ModelOrder:
     return ModelOrder(id=f"order-{name}-{number}", model=name, action="unload")
+
+
+async def test_a_process_opens_the_library_of_gpus_once(
+    hosts: HostHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml = FakeNvml(gpus=1)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    metrics = WorkerMetrics()
+    RepositoryHost(
+        hosts.settings.model_copy(update={"triton_metrics": True}), hosts.backend, metrics, NO_SUPERVISOR
+    )
+    shown = {sample.name for family in metrics.registry.collect() for sample in family.samples}
+    assert {"headrace_gpu_utilization_ratio", "nv_gpu_utilization"} <= shown
+    assert nvml.called.count("nvmlInit") == 1
 
 
 async def test_all_models_are_loaded_at_the_start(hosts: HostHarness) -> None:

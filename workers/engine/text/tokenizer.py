@@ -76,16 +76,10 @@ class Tokenizer:
         Raises:
             ConfigError: there is no tokenizer that can be used, or it lacks the tokens of the chosen format.
         """
-        try:
-            self.hf = AutoTokenizer.from_pretrained(folder, config=_config(folder), **SAFE_LOADING)
-        except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-            raise ConfigError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
-        backend = getattr(self.hf, "backend_tokenizer", None)
-        if backend is None:
-            raise ConfigError(f"{folder} has no fast tokenizer (tokenizer.json)")
+        self.hf, backend = _load(folder)
         backend.no_truncation()
         backend.no_padding()
-        self._backend: RustTokenizer = backend
+        self._backend = backend
         self._bound = ByteBound.from_tokenizer(backend)
         self._bytes = TokenBytes(backend)
         self._renderer = ChatRenderer(self.hf)
@@ -257,6 +251,18 @@ class Tokenizer:
 def _json_value(value: Any) -> Any:
     """Return a value that JSON has no type for: a special token as its text, with others as text."""
     return value.content if isinstance(value, AddedToken) else str(value)
+
+
+def _load(folder: Path) -> tuple[Any, RustTokenizer]:
+    """Return transformers' tokenizer of a folder, and the fast one in it. Raises ConfigError."""
+    try:
+        found = AutoTokenizer.from_pretrained(folder, config=_config(folder), **SAFE_LOADING)
+    except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+    fast: RustTokenizer | None = getattr(found, "backend_tokenizer", None)
+    if fast is None:
+        raise ConfigError(f"{folder} has no fast tokenizer (tokenizer.json)")
+    return found, fast
 
 
 def _config(folder: Path) -> PreTrainedConfig | None:

@@ -14,7 +14,8 @@ from typing import IO
 
 import structlog
 
-from shared.errors import EngineFailed, HeadraceError, error_classes
+from shared.error_codes import error_classes
+from shared.errors import EngineFailed, HeadraceError
 from workers.predictors.interface import Array, Arrays
 from workers.predictors.process.frames import FrameSocket, InvalidFrame
 from workers.predictors.process.messages import Failed, Message

@@ -107,7 +107,7 @@ class HostContext:
         self.cache = ResponseCache(self.settings.response_cache_bytes)
         if self.settings.triton_metrics:
             self.metrics.registry.register(self.engines.collector)
-            self.metrics.registry.register(MachineCollector())
+            self.metrics.registry.register(MachineCollector(self.metrics.gpus))
 
     def new_worker(self, model: str) -> WorkerInfo:
         """Return the registry entry of a new worker, which loads a model."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from shared.protocol.marks import Backlog
 from shared.protocol.tensors import Infer
 
 PROTOCOL_VERSION = 1
@@ -274,7 +275,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     times of a request. It does not run after `deadline`. `user` is the client's name for its end user. `cache_salt`
     separates cached prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose
     their oldest turns instead of being refused. With `refuse_overflow`, as in TGI's API, a request is refused
-    rather than its answer cut at the context's end.
+    rather than its answer cut at the context's end. The queue adds `backlog`, what waited when it was published.
     """
 
     id: str
@@ -293,6 +294,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str = ""
     created_at: float = 0.0
     deadline: float | None = None
+    backlog: Backlog | None = None
     version: int = PROTOCOL_VERSION
 
     @property

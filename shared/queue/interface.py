@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull
-from shared.protocol import Outlook, PriorityClass, Request, Ticket
+from shared.protocol import Backlog, Outlook, PriorityClass, Request, Ticket
 from shared.settings import Settings
 
 # Tokens served to each class while all classes wait, in proportion: urgent ones first, and none starves.
@@ -70,12 +72,21 @@ class Claim:
 class Delivery:
     """A message delivered to a worker, which holds it until it acknowledges or releases it.
 
-    `attempt` is 1 for the first worker, and one more for each worker that was lost with the message.
+    `attempt` is 1 for the first worker, and one more for each worker that was lost with the message. `backlog` is
+    what else waited when it was published; None if nothing did.
     """
 
     request: Request
     claim: Claim
     attempt: int
+    backlog: Backlog | None = None
+
+
+class Backlogs(NamedTuple):
+    """Work beside a waiting request now, and when it was published; None if nothing else waited then."""
+
+    now: Backlog
+    then: Backlog | None
 
 
 class Pulled(NamedTuple):
@@ -167,6 +178,9 @@ class Transport(Protocol):
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         """Return the place of a waiting request; None once it has left the queue."""
 
+    async def backlogs(self, ticket: Ticket) -> Backlogs | None:
+        """Return what waits beside a waiting request; None if it is not in a lane."""
+
     async def overdue(self, model: str, most: int) -> list[str]:
         """Return at most `most` ids of requests, waiting or held, past their deadline; each until `forget`."""
 
@@ -187,6 +201,11 @@ class Transport(Protocol):
 
     async def tidy(self, model: str) -> int:
         """Forget workers that hold nothing and were silent for FORGET_AFTER_S. Returns how many."""
+
+
+def without_backlog(request: Request) -> Request:
+    """Return a request as it was before it was queued."""
+    return request if request.backlog is None else msgspec.structs.replace(request, backlog=None)
 
 
 def refusal(model: str, *, whole_model: bool, wait: float | None) -> HeadraceError:

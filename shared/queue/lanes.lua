@@ -23,6 +23,26 @@ local function leave(class, tenant, id, cost)
   if number('n') == 0 then redis.call('DEL', unpack(resting)) end
 end
 
+-- -> an estimate of the place in its class, from 1, of a request with `rank` others of its tenant before it, and how many
+-- tenants take turns. Of each other tenant, as many requests go before it as of its own, as far as there are any.
+local function place_in_class(class, tenant, rank)
+  local own, tenants = redis.call('ZCARD', lane_of(class, tenant)), redis.call('ZCARD', lanes[class])
+  if own == 0 then tenants = tenants + 1 end
+  return rank + 1 + math.min(number('n#' .. class) - own, (rank + 1) * (tenants - 1)), tenants
+end
+
+-- -> what waits beside a request with `rank` others of its tenant before it in its lane, as shared/protocol/marks.py has
+-- it, in JSON. A request that is counted itself is given with its cost.
+local function backlog(class, tenant, rank, cost)
+  local place, tenants = place_in_class(class, tenant, rank)
+  local itself, by_class = cost and 1 or 0, {}
+  for other = 1, CLASSES do by_class[other] = number('n#' .. other) - (other == class and itself or 0) end
+  read_tenant(tenant)
+  return string.format('[%d,[%d,%d,%d],%d,%d,%d,%d]', place, by_class[1], by_class[2], by_class[3],
+    math.max(0, number('n:' .. tenant) - itself), tenants, math.max(0, number('t') - (cost or 0)),
+    math.max(0, number('t:' .. tenant) - (cost or 0)))
+end
+
 -- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel, the worker it is
 -- aimed at or '', then the model's and the tenant's bounds: requests, tokens -> {0}, or {exceeded bound, seconds or ''}
 function commands.publish()
@@ -34,8 +54,12 @@ function commands.publish()
   local refused = not promised and refusal(tenant, cost, { unpack(ARGV, 13) })
   if refused then return refused end
   add('ordinal', 1)
-  local born = string.format('%d', promised or seconds() * 1000)
-  redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
+  local born, payload = string.format('%d', promised or seconds() * 1000), ARGV[10]
+  if number('n#1') + number('n#2') + number('n#3') > 0 and string.byte(payload) == 123 then -- a JSON object
+    local rank = redis.call('ZCARD', lane_of(class, tenant))
+    payload = '{"backlog":' .. backlog(class, tenant, rank) .. ',' .. string.sub(payload, 2)
+  end
+  redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, payload }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
   redis.call('ZADD', lane_of(class, tenant), number('ordinal'), id)
   if ARGV[12] ~= '' then aim(class, tenant, id, cost, ARGV[12], number('ordinal')) end
@@ -190,7 +214,6 @@ function commands.depth()
 end
 
 -- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue.
--- Of each other tenant, as many requests go before it as of its own tenant, as far as there are any.
 function commands.outlook()
   local class = tonumber(ARGV[4])
   local lane = lane_of(class, ARGV[5])
@@ -199,8 +222,16 @@ function commands.outlook()
     if reservation(ARGV[6]) ~= '1' then return nil end
     return { number('n#' .. class) + (redis.call('ZRANK', reserved_at, ARGV[6]) or 0) + 1, '' }
   end
-  local others = number('n#' .. class) - redis.call('ZCARD', lane)
-  local place = rank + 1 + math.min(others, (rank + 1) * (redis.call('ZCARD', lanes[class]) - 1))
+  local place = place_in_class(class, ARGV[5], rank)
   local speed = rate(class)
   return { place, speed and speed > 0 and string.format('%.3f', place / speed) or '' }
+end
+
+-- group, lanes, class, tenant, request id -> {what waits beside it now, what did when it was published or ''}, as JSON;
+-- nil once it has left the queue
+function commands.backlog()
+  local class, item = tonumber(ARGV[4]), waiter(ARGV[6])
+  local rank = item and redis.call('ZRANK', lane_of(class, ARGV[5]), ARGV[6])
+  if not rank then return nil end
+  return { backlog(class, ARGV[5], rank, item.cost), string.match(item.payload, '^{"backlog":(%b[])') or '' }
 end

@@ -14,6 +14,7 @@ from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.queue.interface import (
     CLASS_WEIGHTS,
     FORGET_AFTER_S,
+    Backlogs,
     Bounds,
     Claim,
     Delivery,
@@ -68,11 +69,13 @@ class MemoryTransport:
             return ticket
         self._check(queue, request, cost)
         found = queue.classes[priority]
+        own = len(found.lanes[tenant].requests) if tenant in found.lanes else 0
+        backlog = queue.backlog(priority, tenant, own) if queue.waiting() else None
         if not found.waiting:
             found.start = max(found.start, queue.clock)
         if tenant not in found.lanes:
             found.lanes[tenant] = Lane(max(found.resting.pop(tenant, 0.0), found.clock))
-        found.lanes[tenant].requests[request.id] = Waiting(request, cost, self._clock(), aim)
+        found.lanes[tenant].requests[request.id] = Waiting(request, cost, self._clock(), aim, backlog)
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
         self._live.publish(keys.wake_channel(request.model), b"published")
@@ -151,8 +154,10 @@ class MemoryTransport:
         queue.deliveries += 1
         entry = f"{queue.deliveries}-0"
         routed = item.aim != ""
-        queue.held[entry] = Held(item.request, priority, search.worker, self._clock(), item.cost, routed)
-        return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1)
+        queue.held[entry] = Held(
+            item.request, priority, search.worker, self._clock(), item.cost, routed, item.backlog
+        )
+        return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1, item.backlog)
 
     def _drained(self, queue: ModelQueue, priority: PriorityClass, cost: int) -> None:
         now = self._clock()
@@ -197,7 +202,8 @@ class MemoryTransport:
         held = queue.held[entry]
         held.worker, held.beat = worker, self._clock()
         held.attempt += 1
-        return Delivery(held.request, Claim(held.request.id, queue.model, held.priority, entry), held.attempt)
+        claim = Claim(held.request.id, queue.model, held.priority, entry)
+        return Delivery(held.request, claim, held.attempt, held.backlog)
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         queue, lost = self._queue(model), []
@@ -250,6 +256,14 @@ class MemoryTransport:
         place = rank + min(found.waiting - len(lane.requests), rank * (len(found.lanes) - 1))
         speed = found.drained * self._kept(queue)
         return Outlook(place, place / speed if speed else None)
+
+    async def backlogs(self, ticket: Ticket) -> Backlogs | None:
+        queue = self._queue(ticket.model)
+        lane = queue.classes[ticket.priority].lanes.get(ticket.tenant)
+        if lane is None or ticket.job_id not in lane.requests:
+            return None
+        item, rank = lane.requests[ticket.job_id], list(lane.requests).index(ticket.job_id)
+        return Backlogs(queue.backlog(ticket.priority, ticket.tenant, rank, item), item.backlog)
 
     async def overdue(self, model: str, most: int) -> list[str]:
         now = self._clock()

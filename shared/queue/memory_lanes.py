@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from shared.protocol import PriorityClass, Request
+from shared.protocol import Backlog, PriorityClass, Request
 from shared.queue import interface
 
 
@@ -18,6 +18,7 @@ class Waiting:
     cost: int
     born: float
     aim: str = ""
+    backlog: Backlog | None = None
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Held:
     beat: float
     cost: int
     routed: bool
+    backlog: Backlog | None
     attempt: int = 1
 
 
@@ -122,6 +124,26 @@ class ModelQueue:
             if tenant in (None, name)
             for item in lane.requests.values()
         ]
+
+    def backlog(self, priority: PriorityClass, tenant: str, rank: int, itself: Waiting | None = None) -> Backlog:
+        """Return what waits beside a request with `rank` others of its tenant before it in its lane."""
+        found = self.classes[priority]
+        lane = found.lanes.get(tenant)
+        own = len(lane.requests) if lane else 0
+        tenants = len(found.lanes) + (own == 0)
+        others = [item for item in self.waiting() if item is not itself]
+        of_tenant = [item for item in others if item.request.tenant == tenant]
+        interactive, standard, batch = (
+            sum(item.request.priority is each for item in others) for each in PriorityClass
+        )
+        return Backlog(
+            rank + 1 + min(found.waiting - own, (rank + 1) * (tenants - 1)),
+            (interactive, standard, batch),
+            len(of_tenant),
+            tenants,
+            sum(item.cost for item in others),
+            sum(item.cost for item in of_tenant),
+        )
 
     def less_loaded(self, worker: str) -> dict[str, int]:
         """Return how many requests each less loaded worker takes until its load is that of `worker`."""

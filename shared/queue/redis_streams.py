@@ -11,12 +11,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shared.errors import HeadraceError
-from shared.protocol import Outlook, PriorityClass, Request, Ticket, decode_request, encode
+from shared.protocol import Backlog, Outlook, PriorityClass, Request, Ticket, decode_request, encode
 from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
     FORGET_AFTER_S,
+    Backlogs,
     Bounds,
     Claim,
     Delivery,
@@ -25,6 +28,7 @@ from shared.queue.interface import (
     QueueDepth,
     Room,
     refusal,
+    without_backlog,
 )
 from shared.queue.router import Router
 from shared.redis import keys
@@ -37,7 +41,11 @@ CLASSES = tuple(PriorityClass)
 _COMMON = ("structure", "entries", "reservations", "routes", "lanes")
 # The parts of each script, and its commands. Each function costs a call 0.1 µs, so that pulls have few of them.
 PARTS = {
-    (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard depth outlook lapsed refuse",
+    (
+        *_COMMON,
+        "pull",
+        "run",
+    ): "publish reserve confirm pull leave in_flight discard depth outlook backlog lapsed refuse",
     (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
     (*_COMMON, "upkeep", "run"): "overdue forget lost missing",
 }
@@ -45,6 +53,7 @@ CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
 MAX_SEATS = 4096  # that one request counts for
 MAX_MS = 2**53  # of a deadline; Lua counts exactly up to here
 MAX_LOST = 256  # lost requests that one call reports
+_backlog_decoder = msgspec.json.Decoder(Backlog)
 JOB_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
 
@@ -133,11 +142,12 @@ class RedisStreams:
         found = []
         for index, entry, payload, attempt in reply:
             try:
-                request = _request(model, payload)
+                request, backlog = _request(model, payload)
             except UNREADABLE as error:
                 await self._run("refuse", model, index, entry, f"not a request: {type(error).__name__}")
                 continue
-            found.append(Delivery(request, Claim(request.id, model, CLASSES[index - 1], entry.decode()), attempt))
+            claim = Claim(request.id, model, CLASSES[index - 1], entry.decode())
+            found.append(Delivery(request, claim, attempt, backlog))
         return found
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
@@ -170,6 +180,13 @@ class RedisStreams:
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         reply = await self._run("outlook", ticket.model, *_place(ticket))
         return None if reply is None else Outlook(reply[0], float(reply[1]) if reply[1] else None)
+
+    async def backlogs(self, ticket: Ticket) -> Backlogs | None:
+        reply = await self._run("backlog", ticket.model, *_place(ticket))
+        if reply is None:
+            return None
+        now, then = reply
+        return Backlogs(_backlog_decoder.decode(now), _backlog_decoder.decode(then) if then else None)
 
     async def overdue(self, model: str, most: int) -> list[str]:
         return [job_id.decode() for job_id in await self._run("overdue", model, most)]
@@ -224,7 +241,7 @@ def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
 def _published(request: Request, aim: str) -> tuple[Any, ...]:
     """Return the arguments of `publish` after the request's place and cost."""
     seats = max(1, min(request.params.n, MAX_SEATS))
-    return seats, _deadline(request), encode(request), keys.wake_channel(request.model), aim
+    return seats, _deadline(request), encode(without_backlog(request)), keys.wake_channel(request.model), aim
 
 
 def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:
@@ -253,9 +270,9 @@ def _entries(claims: Iterable[Claim]) -> list[str | int]:
     return [part for claim in claims for part in (_class(claim.priority), claim.entry)]
 
 
-def _request(model: str, payload: bytes) -> Request:
-    """Decode a request. Raises UNREADABLE for a payload that no API queued for this model."""
+def _request(model: str, payload: bytes) -> tuple[Request, Backlog | None]:
+    """Decode a request and its backlog. Raises UNREADABLE for a payload that no API queued for this model."""
     request = decode_request(payload)
     if request.model != model or not JOB_ID.fullmatch(request.id):
         raise ValueError("not an entry of this queue")
-    return request
+    return without_backlog(request), request.backlog

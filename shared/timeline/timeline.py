@@ -1,0 +1,72 @@
+"""The timeline of a request, from its marks and, while it waits, what waits beside it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from shared.protocol import Backlog, PriorityClass
+from shared.queue.interface import CLASS_WEIGHTS, Backlogs
+from shared.timeline.events import events_of, workers_lost
+from shared.timeline.phases import phases_of, totals_of
+from shared.timeline.summary import summary_of
+from shared.timeline.types import Phase, QueuePosition, Timeline, Waiting
+from shared.token_log.interface import RequestMarks
+
+
+def timeline_of(marks: RequestMarks, now: float, backlogs: Backlogs | None = None) -> Timeline:
+    """Return the timeline of a request at the server's time `now`; `backlogs`: of one that waits."""
+    record = marks.record
+    until = record.finished_at or max(now, record.created_at)
+    phases = phases_of(marks, until)
+    totals = totals_of(phases)
+    then = marks.backlog or (backlogs.then if backlogs else None)
+    queue = [] if then is None else [_position(record.created_at, record.priority, then)]
+    if backlogs is not None:
+        queue.append(_position(until, record.priority, backlogs.now))
+    found = Timeline(
+        id=record.id,
+        model=record.model,
+        priority=record.priority.value,
+        state=record.state.value,
+        created_at=record.created_at,
+        until=until,
+        seconds=until - record.created_at,
+        cause=totals.main(),
+        summary="",
+        totals=totals,
+        queue=queue,
+        prompt_tokens=record.prompt_tokens,
+        cached_tokens=next((run.mark.cached_tokens for run in marks.runs if run.mark), 0),
+        completion_tokens=record.completion_tokens,
+        tokens_per_s=_decode_rate(record.completion_tokens, marks, phases),
+        preemptions=sum(run.mark.preemptions for run in marks.runs if run.mark),
+        workers_lost=workers_lost(marks),
+        phases=phases,
+        events=events_of(marks, until),
+    )
+    found.summary = summary_of(found)
+    return found
+
+
+def _position(at: float, priority: PriorityClass, backlog: Backlog) -> QueuePosition:
+    interactive, standard, batch = backlog.by_class
+    waiting = dict(zip(PriorityClass, backlog.by_class, strict=True))
+    weights = sum(weight for each, weight in CLASS_WEIGHTS.items() if waiting[each] or each is priority)
+    return QueuePosition(
+        at=at,
+        position=backlog.position,
+        requests=Waiting(interactive, standard, batch),
+        tokens=backlog.tokens,
+        own_requests=backlog.own,
+        own_tokens=backlog.own_tokens,
+        tenants=backlog.tenants,
+        share=round(CLASS_WEIGHTS[priority] / weights / max(1, backlog.tenants), 4),
+    )
+
+
+def _decode_rate(tokens: int, marks: RequestMarks, phases: list[Phase]) -> float | None:
+    """Return the tokens per second of decoding, after the first token of each run."""
+    seconds = sum(phase.seconds - phase.preempted for phase in phases if phase.name == "decode")
+    starts = [run.next_seq for run in marks.runs] or [0]
+    producing = sum(after > before for before, after in pairwise([*starts, tokens]))
+    return round((tokens - producing) / seconds, 2) if seconds > 0 and tokens > producing else None

@@ -27,6 +27,9 @@ from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.waits import EngineWaits
 
+MARK_INTERVAL_S = 1.0  # between marks of a run: how exactly the end of a lost worker is known
+NO_WAITS = EngineWaits()
+
 
 @dataclass
 class ActiveRequest:
@@ -37,6 +40,8 @@ class ActiveRequest:
         in_engine: the engine has it, and may be computing it.
         prepared: seconds until then.
         mark: what was measured of this run, as logged last; None before its first append.
+        marked_at: when it was logged, by time.monotonic.
+        waits: the latest of the engine's measurements.
         last_token_at: when tokens of this run were appended last, by time.monotonic; None before the first.
         next_seq: seq of the next token that the engine produces.
         reasoning_tokens: number of logged tokens of reasoning.
@@ -53,6 +58,8 @@ class ActiveRequest:
     in_engine: bool = False
     prepared: float = 0.0
     mark: RunMark | None = None
+    marked_at: float = 0.0
+    waits: EngineWaits = NO_WAITS
     last_token_at: float | None = None
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)
@@ -147,12 +154,14 @@ class ActiveRequest:
         return Append(self.lease, event, len(self.prompt), ids, self._new_mark(outputs))
 
     def _new_mark(self, outputs: list[EngineOutput]) -> RunMark | None:
-        """Return the mark of this run with its first append, and after a preemption; None in between."""
+        """Return the mark of this run with its first append, after a preemption, and once in MARK_INTERVAL_S."""
         first, logged = outputs[0], self.mark
         waits = first.waits if len(outputs) == 1 else next((o.waits for o in reversed(outputs) if o.waits), None)
-        if waits is None and logged is not None:
+        now = time.monotonic()
+        if waits is None and logged is not None and now - self.marked_at < MARK_INTERVAL_S:
             return None
-        waits = waits or EngineWaits()
+        self.waits, self.marked_at = waits or self.waits, now
+        waits = self.waits
         self.mark = RunMark(
             first.cached_tokens if logged is None else logged.cached_tokens,
             round(self.prepared, 6),

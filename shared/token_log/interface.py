@@ -90,7 +90,7 @@ class Run:
         acquired_at: when the worker acquired the lease.
         attempt: a later one than the run before has means that the worker before was lost.
         next_seq: seq of the next token when the run began.
-        logged_at: when earlier runs last appended to the log; None if they never did.
+        logged_at: when earlier runs last sent a mark; None if they never did.
         first_append_at: the first append of this run; None before it, and if it has the request's first token.
         marked_at: when `mark` was written.
     """
@@ -108,7 +108,7 @@ class Run:
 
 @dataclass(frozen=True)
 class RequestMarks:
-    """A request's record, its runs in order, what waited when it was queued, and when its log was appended to last.
+    """A request's record, its runs in order, what waited when it was queued, and when the last mark was written.
 
     `backlog` is None if nothing else waited, or the request has not been pulled.
     """

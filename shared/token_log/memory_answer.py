@@ -42,9 +42,9 @@ class MemoryAnswer:
 
     def note_append(self, now: float, mark: RunMark | None, *, begun: bool) -> None:
         """Note an append; `begun`: the request had tokens before."""
-        self.logged_at = now
         if mark is None or not self.runs:
             return
+        self.logged_at = now
         run = self.runs[-1]
         run.mark, run.marked_at = mark, now
         if begun and run.first_append_at is None:

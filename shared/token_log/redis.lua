@@ -201,13 +201,14 @@ function commands.append()
   if last < seq then return 1 end
   if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
   if not write(last, ARGV[6], ARGV[7], first == 0) then return 2 end
-  local time = now()
-  redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8], 'logged_at', time)
-  if ARGV[15] ~= '' then
-    redis.call('HSET', state, 'mark:' .. ARGV[2], time .. ' ' .. ARGV[15])
+  redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
+  local marked, begins = ARGV[15] ~= '', tokens > 0 and not known[3]
+  local time = (marked or begins) and now()
+  if marked then
+    redis.call('HSET', state, 'mark:' .. ARGV[2], time .. ' ' .. ARGV[15], 'logged_at', time)
     if known[3] then redis.call('HSETNX', state, 'first:' .. ARGV[2], time) end
   end
-  if tokens > 0 and not known[3] then redis.call('HSET', state, 'first_token_at', time) end
+  if begins then redis.call('HSET', state, 'first_token_at', time) end
   if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
   if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
   if first == 0 and ARGV[14] ~= '' then

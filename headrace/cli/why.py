@@ -41,7 +41,7 @@ def why(
         print_json(found)
         return
     console = Console(highlight=False)
-    console.print(escape(found["summary"]), soft_wrap=True)
+    console.print(escape(found["summary"]), soft_wrap=not console.is_terminal)
     parts = parts_of(found)
     console.print()
     console.print(bar(parts, min(MAX_BAR_CELLS, console.width)))
@@ -89,7 +89,7 @@ def _print_events(console: Console, timeline: dict[str, Any]) -> None:
         after = event["at"] - timeline["created_at"]
         details = [str(event["worker"])] if event.get("worker") else []
         details += [f"{event['tokens']} tokens"] if event.get("tokens") is not None else []
-        details += [f"{event['count']} times, {event['seconds']:.3f} s"] if event.get("count") else []
+        details += [f"{event['count']} ×, {event['seconds']:.3f} s"] if event.get("count") else []
         details += [str(event["finish"])] if event.get("finish") else []
         table.add_row(f"{after:.3f} s", event["name"].replace("_", " "), escape(", ".join(details)))
     table.columns[0].justify = "right"

@@ -1,4 +1,4 @@
-"""Builds the application of the admin port: metrics, workers, and the dead letters of all tenants.
+"""Builds the application of the admin port: metrics, requests, queues, workers, dead letters of all tenants.
 
 It shares the services of the API's application, and keeps serving while that one drains.
 """
@@ -39,6 +39,6 @@ def create_admin_app(context: Context) -> FastAPI:
     )
     app.state.context, app.state.endpoints = context, table
     register_errors(app)
-    app.router.routes.append(Dispatcher(table, context.authenticate, {"context": context}))
+    app.router.routes.append(Dispatcher(table, context.authenticate, {"context": context}, context.backend.audit))
     describe(app, table.endpoints, {})
     return app

@@ -64,7 +64,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     )
     app.state.context, app.state.endpoints = context, table
     register_errors(app)
-    app.router.routes.append(Dispatcher(table, context.authenticate, _parts(context)))
+    app.router.routes.append(Dispatcher(table, context.authenticate, _parts(context), context.backend.audit))
     describe(app, table.endpoints, _example_models(context))
     return app
 

@@ -41,9 +41,8 @@ class Context(AdmissionServices):
 
     @classmethod
     def from_settings(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Self:
-        if backend.server is not None:
-            metrics.registry.register(backend.server.foreign)
-        metrics.registry.register(backend.router)
+        for collector in backend.collectors():
+            metrics.registry.register(collector)
         database = Database.from_settings(settings)
         awaited_jobs = AwaitedJobs()
         return cls(
@@ -90,12 +89,13 @@ class Context(AdmissionServices):
 
     def note(self, facts: RequestFacts, admitted: Request) -> None:
         """Tell the request log what was admitted."""
-        facts.model, facts.job_id = admitted.model, admitted.id
+        facts.model, facts.priority, facts.job_id = admitted.model, admitted.priority.value, admitted.id
         facts.prompt = excerpt(admitted, self.settings.log_prompts)
 
     def time(self, facts: RequestFacts, requests: Sequence[Request], *, detached: bool) -> Stopwatch:
         """Start to time the answer that `requests` have together. `detached`: it goes on without its client."""
-        facts.answer, facts.detached = Stopwatch(self.metrics, facts.model, facts.started), detached
+        stopwatch = Stopwatch(self.metrics, facts.model, requests[0].priority, facts.started)
+        facts.answer, facts.detached = stopwatch, detached
         facts.awaited_job_ids = tuple(each.id for each in requests)
         for job_id in facts.awaited_job_ids:
             self.awaited_jobs.begin(job_id)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
+from shared.accounts.audit_log import AuditLog, MemoryAuditLog, RedisAuditLog
 from shared.dead_letters.store import DeadLetters, RedisDeadLetters
 from shared.locks.locks import Locks, RedisLocks
 from shared.models.worker_registry import MemoryRegistry, RedisRegistry, Registry
+from shared.queue.administration import (
+    MemoryQueueAdministration,
+    QueueAdministration,
+    RedisQueueAdministration,
+)
 from shared.queue.interface import Bounds, Transport
 from shared.queue.memory import MemoryTransport
 from shared.queue.redis_streams import RedisStreams
@@ -30,12 +37,14 @@ from shared.webhooks.store import RedisWebhooks
 
 @dataclass(frozen=True)
 class Backend:
-    """The queue and its router, the token logs, the live messages, the workers, the models of the repository, the
-    splits of traffic, the locks, the dead letters and the webhooks.
+    """The queue, its operators' side and its router, the audit log, the token logs, the live messages, the workers,
+    the models of the repository, the splits of traffic, the locks, the dead letters and the webhooks.
     """
 
     live: Live
     transport: Transport
+    queues: QueueAdministration
+    audit: AuditLog
     token_log: TokenLog
     registry: Registry
     repository: RepositoryStore
@@ -60,6 +69,8 @@ class Backend:
         return cls(
             live=live,
             transport=RedisStreams(server, bounds=bounds, lease=settings.lease, router=router),
+            queues=RedisQueueAdministration(server),
+            audit=RedisAuditLog(server),
             token_log=RedisTokenLog(
                 server,
                 live,
@@ -76,7 +87,9 @@ class Backend:
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=RedisWebhooks(server, keep=settings.result_ttl),
             server=server,
-            limits=replace(limits, timeout=settings.rate_limit_timeout, foreign=server.foreign),
+            limits=replace(
+                limits, timeout=settings.rate_limit_timeout, foreign=server.foreign, errors=server.errors
+            ),
         )
 
     @classmethod
@@ -85,9 +98,12 @@ class Backend:
         live, registry = MemoryLive(), MemoryRegistry()
         router = Router(registry, settings)
         bounds = Bounds.from_settings(settings)
+        transport = MemoryTransport(live, bounds=bounds, lease=settings.lease, router=router)
         return cls(
             live=live,
-            transport=MemoryTransport(live, bounds=bounds, lease=settings.lease, router=router),
+            transport=transport,
+            queues=MemoryQueueAdministration(transport),
+            audit=MemoryAuditLog(),
             token_log=MemoryTokenLog(
                 live,
                 most_tokens=settings.log_tokens,
@@ -108,6 +124,10 @@ class Backend:
     def redis(self) -> Redis:
         assert self.server is not None, "this backend is in memory"
         return self.server.client
+
+    def collectors(self) -> list[Collector]:
+        """Return the metrics of the router and of the server, for a registry of Prometheus."""
+        return [self.router, *((self.server.foreign, self.server.errors) if self.server is not None else ())]
 
     async def start(self) -> None:
         """Check that the server answers. Raises Unavailable."""

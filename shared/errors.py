@@ -16,6 +16,9 @@ class HeadraceError(Exception):
         message: one sentence for the caller, without prompt text.
         param: the request field at fault, if there is one.
         retry_after: seconds after which a retry may succeed, if known.
+
+    Attributes:
+        details: more fields of the error object, with numbers.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -28,6 +31,7 @@ class HeadraceError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.details: dict[str, float] = {}
 
 
 class InvalidRequest(HeadraceError):
@@ -206,6 +210,36 @@ class TenantQueueFull(HeadraceError):
     status = 429
     grpc_status = "RESOURCE_EXHAUSTED"
     retryable = True
+
+
+class TargetUnreachable(HeadraceError):
+    """The first token is not expected by the request's target, and the caller prefers a refusal to a late answer.
+
+    It is not retryable: a client that waited for Retry-After unasked would miss the target.
+    """
+
+    code = "target_unreachable"
+    status = 503
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, *, estimated_wait: float, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.details = {"estimated_wait": estimated_wait}
+
+
+class QueueDraining(QueueFull):
+    """An operator drains the model's queue: it takes no new requests until it is opened again."""
+
+    code = "queue_draining"
+    grpc_status = "UNAVAILABLE"
+
+
+class TenantQueueDraining(TenantQueueFull):
+    """An operator drains the caller's share of the model's queue."""
+
+    code = "tenant_queue_draining"
+    status = 503
+    grpc_status = "UNAVAILABLE"
 
 
 class RateLimited(HeadraceError):

@@ -22,7 +22,7 @@ from shared.protocol import (
     Usage,
     count_reasoning,
 )
-from shared.queue.interface import Claim, Delivery
+from shared.queue.interface import Claim, Delivery, due_at
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.waits import EngineWaits
@@ -42,6 +42,7 @@ class ActiveRequest:
         mark: what was measured of this run, as logged last; None before its first append.
         marked_at: when it was logged, by time.monotonic.
         waits: the latest of the engine's measurements.
+        first_token_at: when the first tokens of this run were appended, by time.monotonic; None before.
         last_token_at: when tokens of this run were appended last, by time.monotonic; None before the first.
         next_seq: seq of the next token that the engine produces.
         reasoning_tokens: number of logged tokens of reasoning.
@@ -60,6 +61,7 @@ class ActiveRequest:
     mark: RunMark | None = None
     marked_at: float = 0.0
     waits: EngineWaits = NO_WAITS
+    first_token_at: float | None = None
     last_token_at: float | None = None
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)
@@ -132,6 +134,7 @@ class ActiveRequest:
             resumed=tuple(tuple(ids) for ids in emitted),
             priority=request.priority,
             tenant=request.tenant,
+            due=due_at(request),
             prefix_salt=prefix_salt,
             work=request.work if isinstance(request.work, EncoderWork) else None,
             lengths=self.lengths,

@@ -17,8 +17,9 @@ import structlog
 
 from shared.errors import EngineFailed, HeadraceError
 from shared.protocol import PriorityClass
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Generator
+from workers.engine.interface import EngineOutput, EngineRequest, Generator
 from workers.engine.stage import Stage
+from workers.engine.stats import EngineStats
 
 MAX_QUEUED_STEPS = 64  # steps whose outputs may wait to be appended
 BATCH_WAIT_POLL_S = 0.001  # between steps of a batch that waits for more requests
@@ -57,6 +58,7 @@ class EngineThread:
 
     Attributes:
         step: the step that runs now; None while the thread waits for commands, or for room in the outbox.
+        on_step: called in the engine's thread after each step with work, with its seconds and the engine's numbers.
     """
 
     def __init__(self, engine: Generator, notify: Callable[[], object]) -> None:
@@ -72,6 +74,7 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._steps = 0
         self.step: Step | None = None
+        self.on_step: Callable[[float, EngineStats], object] | None = None
         self.failure: BaseException | None = None
         self.stats: EngineStats = engine.stats()
 
@@ -95,6 +98,11 @@ class EngineThread:
     def ident(self) -> int | None:
         """Identifier of the thread; None before it is started."""
         return self._thread.ident
+
+    def step_age(self) -> float | None:
+        """Return the seconds since the current step began; None between steps."""
+        step = self.step
+        return None if step is None else time.monotonic() - step.began
 
     def stack(self) -> str:
         """Return where the thread is now, as lines of `file:line function`, the innermost call last."""
@@ -129,7 +137,8 @@ class EngineThread:
                 self._steps += 1
                 self.step = Step(self._steps, time.monotonic())
                 outputs = self._run_commands(commands)
-                outputs += self._engine.step() if self._engine.has_work() else []
+                if self._engine.has_work():
+                    outputs += self._step()
                 self.stats = self._engine.stats()
                 self.step = None
                 if outputs:
@@ -139,6 +148,13 @@ class EngineThread:
             self.step = None
             self.failure = error
             self._notify()
+
+    def _step(self) -> list[EngineOutput]:
+        began = time.perf_counter()
+        outputs = self._engine.step()
+        if self.on_step is not None:
+            self.on_step(time.perf_counter() - began, self._engine.stats())
+        return outputs
 
     def _command_timeout(self) -> float | None:
         """Return how many seconds to wait for a command before the next step; None (no limit) without work."""

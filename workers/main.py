@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 import uvloop
-from prometheus_client import start_http_server
 
 from shared.backend import Backend
 from shared.errors import ConfigError, EngineFailed
+from shared.metrics.http import serve_metrics
 from shared.models.model_store import ModelRepository
 from shared.models.startup_progress import StartupProgress
 from shared.models.upstream import with_upstream_model
@@ -32,6 +31,7 @@ from workers.model_claim import ModelClaim
 from workers.openmp_env import spin_briefly
 from workers.startup.loading import load_engine
 from workers.startup.sleep import restart_process, sleep_until_woken, wait_until_asleep
+from workers.stopping.departures import SIGNALS, stopping_by
 from workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def _serve(settings: Settings) -> bool:
         worker = Worker(info, engine, backend, settings, metrics, notifier=Notifier.from_environment())
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
             _log_ready(info, progress)
-            return await _run_worker(worker, intake, backend, info)
+            return await _run_worker(worker, intake, backend, info, settings)
     finally:
         await backend.close()
 
@@ -104,11 +104,10 @@ async def _serve_repository(settings: Settings) -> None:
     try:
         await backend.start()
         host = RepositoryHost(settings, backend, _metrics(settings, backend), Notifier.from_environment())
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signal_number, host.drain)
         settle()
         try:
-            await host.run()
+            async with stopping_by(settings, backend, host.worker_ids, host.drain):
+                await host.run()
         except EngineHung as error:
             _exit_unhealthy(error)
         log.info("worker_stopped")
@@ -118,25 +117,11 @@ async def _serve_repository(settings: Settings) -> None:
 
 def _metrics(settings: Settings, backend: Backend) -> WorkerMetrics:
     """Return the metrics of this process, served on the port that the settings name."""
-    metrics = WorkerMetrics()
-    if backend.server is not None:
-        metrics.registry.register(backend.server.foreign)
-    metrics.registry.register(backend.router)
-    if settings.metrics_port is not None:
-        _serve_metrics(settings.metrics_port, settings.host, metrics)
+    metrics = WorkerMetrics(settings.metrics_names)
+    for collector in backend.collectors():
+        metrics.registry.register(collector)
+    serve_metrics(settings.metrics_port, settings.host, metrics.registry, setting="metrics_port")
     return metrics
-
-
-def _serve_metrics(port: int, host: str, metrics: WorkerMetrics) -> None:
-    """Serve /metrics in a thread. Raises ConfigError if the port cannot be used."""
-    try:
-        server, _ = start_http_server(port, host, registry=metrics.registry)
-    except OSError as error:
-        raise ConfigError(
-            f"metrics_port {port} on {host} cannot be used ({error.strerror}): set a free port, or 0 for any",
-            param="metrics_port",
-        ) from None
-    log.info("metrics_listening", port=server.server_port)
 
 
 @asynccontextmanager
@@ -157,7 +142,7 @@ async def _kafka_intake(
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[kafka]", param="kafka_bootstrap") from error
     model = ModelInfo.of(info, created=0)
-    intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.registry))
+    intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.meter))
     intake_task = asyncio.create_task(intake.run())
     intake_task.add_done_callback(lambda _: on_failure())  # without its intake, the worker stops
     try:
@@ -169,28 +154,29 @@ async def _kafka_intake(
             await intake_task
 
 
-async def _run_worker(worker: Worker, intake: KafkaIntake | None, backend: Backend, info: WorkerInfo) -> bool:
+async def _run_worker(
+    worker: Worker, intake: KafkaIntake | None, backend: Backend, info: WorkerInfo, settings: Settings
+) -> bool:
     """Run until a signal, or until the model is put to sleep; return whether it was. Raises EngineFailed."""
     loop = asyncio.get_running_loop()
     stopping = False
 
-    def drain() -> None:
-        worker.drain()
+    def drain(grace: float | None = None) -> None:
+        worker.drain(grace)
         if intake is not None:
             intake.drain()
 
-    def stop() -> None:
+    def stop(grace: float | None) -> None:
         nonlocal stopping
         stopping = True
-        drain()
+        drain(grace)
 
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop)
     settle()
     falling_asleep = asyncio.create_task(wait_until_asleep(backend, info.model))
     falling_asleep.add_done_callback(lambda task: None if task.cancelled() else drain())
     try:
-        await worker.run()
+        async with stopping_by(settings, backend, lambda: (info.id,), stop):
+            await worker.run()
     except BaseExceptionGroup as group:
         error = _first_of(group)
         if isinstance(error, EngineHung):
@@ -202,7 +188,7 @@ async def _run_worker(worker: Worker, intake: KafkaIntake | None, backend: Backe
     log.info("worker_stopped", worker=info.id)
     if asleep:
         falling_asleep.result()  # raises its error, if that is why it is done
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
+        for signal_number in SIGNALS:
             loop.remove_signal_handler(signal_number)  # from now on, a signal ends the process at once
     return asleep
 

@@ -1,111 +1,223 @@
-"""Prometheus metrics of a worker process, in a separate registry."""
+"""Metrics of the workers of one process, by model; /metrics shows `registry`."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Literal
+import time
+from functools import partial
+from typing import Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
+from shared.metrics import worker as declared
+from shared.metrics.declaration import Declaration
+from shared.metrics.gpu import GpuMetrics
+from shared.metrics.meter import Meter
+from shared.metrics.series import Distribution, Value
 from shared.models.startup_progress import PHASES, StartupProgress
-from shared.protocol import Request, Usage
+from shared.protocol import PriorityClass, Usage
+from shared.queue.interface import Delivery
 from shared.runtime.logging import lines_dropped
+from shared.settings import MetricsNames
 from shared.token_log.interface import Append, Lease
 from workers.active_request import ActiveRequest
-from workers.engine.interface import EngineStats
+from workers.engine.stats import EngineStats
+from workers.engine_thread import EngineThread
 
-WAIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-PREFIX = "headrace_worker"
-GAUGES = {
-    "running": "Sequences in the batch",
-    "waiting": "Sequences pulled and not yet in the batch",
-    "blocks_used": "KV blocks in use",
-    "blocks_total": "KV blocks in total",
-    "preemptions": "Sequences preempted by others, since the start",
-    "prefix_queries": "Tokens looked up in the prefix cache by sequences that began to run, since the start",
-    "prefix_hits": "Tokens found in the prefix cache, since the start",
-}
+Outcome = Literal["completed", "failed", "cancelled"]
+ENDS = {"cancelled": "abort", "failed": "error"}  # vLLM's finish_reason of choices that an outcome cut off
+
+
+class RequestSeries(NamedTuple):
+    """Histograms of the requests of one model and class."""
+
+    queue: Distribution
+    first: Distribution
+    between: Distribution
+    per_token: Distribution
+    prefill: Distribution
+    decode: Distribution
+    inference: Distribution
+    whole: Distribution
+    prompt_tokens: Distribution
+    completion_tokens: Distribution
+    max_tokens: Distribution
+    choices: Distribution
+
+
+OF_REQUEST = (
+    *(declared.QUEUE_SECONDS, declared.FIRST_SECONDS, declared.BETWEEN_SECONDS, declared.PER_TOKEN_SECONDS),
+    *(declared.PREFILL_SECONDS, declared.DECODE_SECONDS, declared.INFERENCE_SECONDS, declared.REQUEST_SECONDS),
+    *(declared.PROMPT_TOKENS, declared.COMPLETION_TOKENS, declared.MAX_TOKENS, declared.NUM_CHOICES),
+)
 
 
 class WorkerMetrics:
-    """Counters and gauges of the workers of one process, by model; /metrics shows `registry`."""
+    """Counts, times and levels of the workers of this process.
 
-    def __init__(self) -> None:
+    The event loop writes the series of requests, each engine's thread those of its steps, and the levels are read
+    from the engines when the metrics are asked for.
+    """
+
+    def __init__(self, names: MetricsNames = "headrace") -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            f"{PREFIX}_requests", "Requests that ended, by outcome", ("model", "outcome"), registry=self.registry
-        )
-        self._tokens = Counter(
-            f"{PREFIX}_tokens", "Tokens of ended requests, by kind", ("model", "kind"), registry=self.registry
-        )
-        self._queue_seconds = Histogram(
-            f"{PREFIX}_queue_seconds",
-            "Seconds from submission until a worker takes the request",
-            ("model",),
-            buckets=WAIT_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._canaries = Counter(
-            f"{PREFIX}_canaries",
-            "Canaries that an idle worker ran, by outcome",
-            ("outcome",),
-            registry=self.registry,
-        )
-        self._step_age = Gauge(
-            f"{PREFIX}_step_age_seconds",
-            "Age of the engine's current step; 0 between steps",
-            ("model",),
-            registry=self.registry,
-        )
-        Gauge(
-            f"{PREFIX}_log_lines_dropped",
-            "Log lines dropped because stderr could not take them",
-            registry=self.registry,
-        ).set_function(lines_dropped)
-        self._startup_seconds = Gauge(
-            f"{PREFIX}_startup_seconds",
-            "Seconds that the last start took, by phase, and in total; phases may overlap",
-            ("phase",),
-            registry=self.registry,
-        )
-        self._gauges = {
-            name: Gauge(f"{PREFIX}_{name}", text, ("model",), registry=self.registry)
-            for name, text in GAUGES.items()
-        }
+        self.meter = Meter(self.registry, names)
+        self.meter.before.append(self._read_engines)
+        values, distributions = self.meter.values, self.meter.distributions
+        self._requests = values(declared.REQUESTS)
+        self._tokens = values(declared.REQUEST_TOKENS)
+        self._choices = values(declared.CHOICES)
+        self._of_request = [distributions(each) for each in OF_REQUEST]
+        self._by_class: dict[tuple[str, PriorityClass], RequestSeries] = {}
+        self._leases_lost = values(declared.LEASES_LOST)
+        self._takeovers = values(declared.TAKEOVERS)
+        self._fenced_writes = values(declared.FENCED_WRITES)
+        self._dead_letters = values(declared.DEAD_LETTERS)
+        self._canaries = values(declared.CANARIES)
+        self._startup = values(declared.STARTUP)
+        self._log_lines_dropped = values(declared.LOG_LINES_DROPPED)
+        self._engines: dict[str, EngineThread] = {}
+        self._levels = {each.name: values(each) for each in declared.OF_ENGINE if each.kind != "histogram"}
+        self._steps = [
+            distributions(each) for each in (declared.STEP_SECONDS, declared.BATCH_SIZE, declared.BATCH_TOKENS)
+        ]
+        GpuMetrics(self.meter)
 
-    def count_start(self, request: Request, lease: Lease) -> None:
-        self._queue_seconds.labels(request.model).observe(max(0.0, lease.acquired_at - request.created_at))
+    # requests
+
+    def count_start(self, delivery: Delivery, lease: Lease) -> None:
+        request = delivery.request
+        series = self._series(request.model, request.priority)
+        series.queue.observe(_waited(delivery, lease))
+        if delivery.attempt > 1:
+            self._takeovers.labels(request.model).inc()
 
     def count_append(self, active: ActiveRequest, append: Append) -> None:
-        terminal = append.event.terminal
-        if terminal is not None:
-            self._count_end(active, terminal.state.value, terminal.usage)
+        """Count what was appended; called before `active.last_token_at` is moved."""
+        event, now = append.event, time.monotonic()
+        request = active.delivery.request
+        series = self._series(request.model, request.priority)
+        if event.tokens:
+            if active.last_token_at is not None:
+                series.between.observe((now - active.last_token_at) * request.params.n / len(event.tokens))
+            else:
+                active.first_token_at = now
+                series.prefill.observe(now - active.held_since)
+                if active.lease.next_seq == 0:  # otherwise an earlier run has sent it
+                    series.first.observe(_waited(active.delivery, active.lease) + now - active.held_since)
+            for token in event.tokens:
+                if token.finish_reason is not None:
+                    self._count_choice(active, token.finish_reason)
+        if event.terminal is not None:
+            self._count_end(active, "failed" if event.terminal.error else "completed", event.terminal.usage)
 
     def count_cancellation(self, active: ActiveRequest) -> None:
         self._count_end(active, "cancelled", Usage(len(active.prompt), active.next_seq))
 
+    def _count_choice(self, active: ActiveRequest, reason: str) -> None:
+        request = active.delivery.request
+        self._choices.labels(request.model, request.priority.value, str(reason)).inc()
+
+    def _count_end(self, active: ActiveRequest, outcome: Outcome, usage: Usage) -> None:
+        request, now = active.delivery.request, time.monotonic()
+        series, labels = self._series(request.model, request.priority), (request.model, request.priority.value)
+        self._requests.labels(*labels, outcome).inc()
+        self._tokens.labels(*labels, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(*labels, "cached").inc(usage.cached_tokens)
+        self._tokens.labels(*labels, "completion").inc(usage.completion_tokens)
+        if outcome in ENDS:
+            self._count_choice(active, ENDS[outcome])
+        series.inference.observe(now - active.held_since)
+        series.whole.observe(_waited(active.delivery, active.lease) + now - active.held_since)
+        series.prompt_tokens.observe(usage.prompt_tokens)
+        series.completion_tokens.observe(usage.completion_tokens)
+        series.choices.observe(request.params.n)
+        if request.params.max_tokens is not None:
+            series.max_tokens.observe(request.params.max_tokens)
+        if active.first_token_at is not None:
+            decode, computed = now - active.first_token_at, active.next_seq - active.lease.next_seq
+            series.decode.observe(decode)
+            if computed > request.params.n:
+                series.per_token.observe(decode * request.params.n / (computed - request.params.n))
+
+    def _series(self, model: str, priority: PriorityClass) -> RequestSeries:
+        """Return the histograms of a model and class, which are looked up once."""
+        if (found := self._by_class.get((model, priority))) is None:
+            found = RequestSeries(*(family.labels(model, priority.value) for family in self._of_request))
+            self._by_class[model, priority] = found
+        return found
+
+    # faults
+
+    def count_lease_lost(self, model: str) -> None:
+        self._leases_lost.labels(model).inc()
+
+    def count_fenced_write(self, model: str) -> None:
+        self._fenced_writes.labels(model).inc()
+
+    def count_dead_letter(self, model: str, reason: str) -> None:
+        self._dead_letters.labels(model, reason).inc()
+
     def count_canary(self, outcome: Literal["completed", "failed"]) -> None:
         self._canaries.labels(outcome).inc()
-
-    def _count_end(self, active: ActiveRequest, outcome: str, usage: Usage) -> None:
-        model = active.delivery.request.model
-        self._requests.labels(model, outcome).inc()
-        self._tokens.labels(model, "prompt").inc(usage.prompt_tokens)
-        self._tokens.labels(model, "completion").inc(usage.completion_tokens)
 
     def show_startup(self, progress: StartupProgress) -> None:
         """Show the phases of the start that has just ended."""
         for phase in PHASES:
-            self._startup_seconds.labels(phase).set(progress.seconds.get(phase, 0.0))
-        self._startup_seconds.labels("total").set(progress.total())
+            self._startup.labels(phase).set(progress.seconds.get(phase, 0.0))
+        self._startup.labels("total").set(progress.total())
 
-    def observe(self, model: str, stats: EngineStats, step_age: float | None) -> None:
-        self._step_age.labels(model).set(step_age or 0.0)
-        for name, gauge in self._gauges.items():
-            gauge.labels(model).set(getattr(stats, name))
+    # engines
+
+    def watch(self, model: str, engine: EngineThread) -> None:
+        """Show the levels of an engine, and count its steps. It takes the place of another one of the model."""
+        self._engines[model] = engine
+        engine.on_step = partial(_count_step, [family.labels(model) for family in self._steps])
 
     def forget(self, model: str) -> None:
-        """Remove the gauges of a model that this process no longer has; its counters stay."""
-        for gauge in (self._step_age, *self._gauges.values()):
-            with suppress(KeyError):  # no heartbeat has set it
-                gauge.remove(model)
+        """Remove the levels of a model that this process no longer has; its counts of requests stay."""
+        self._engines.pop(model, None)
+        for levels in self._levels.values():
+            levels.remove(model)
+
+    def _read_engines(self) -> None:
+        self._log_lines_dropped.set(lines_dropped())
+        for model, engine in list(self._engines.items()):
+            stats = engine.stats
+            self._level(declared.STEP_AGE, model).set(engine.step_age() or 0.0)
+            for declaration, value in _levels(stats):
+                self._level(declaration, model).set(value)
+            if stats.block_size:
+                info = self._levels[declared.KV_INFO.name]
+                info.labels(model, str(stats.block_size), str(stats.blocks_total)).set(1)
+
+    def _level(self, declaration: Declaration, model: str) -> Value:
+        return self._levels[declaration.name].labels(model)
+
+
+def _levels(stats: EngineStats) -> tuple[tuple[Declaration, float], ...]:
+    return (
+        (declared.RUNNING, stats.running),
+        (declared.WAITING, stats.waiting),
+        (declared.KV_USAGE, stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0),
+        (declared.KV_BLOCKS, stats.blocks_total),
+        (declared.KV_BLOCKS_USED, stats.blocks_used),
+        (declared.PREEMPTIONS, stats.preemptions),
+        (declared.PREFIX_QUERIES, stats.prefix_queries),
+        (declared.PREFIX_HITS, stats.prefix_hits),
+    )
+
+
+def _count_step(series: list[Distribution], took: float, stats: EngineStats) -> None:
+    """Count a step that computed something."""
+    seconds, size, tokens = series
+    sequences = stats.running if stats.batch_size is None else stats.batch_size
+    if sequences:
+        seconds.observe(took)
+        size.observe(sequences)
+        if stats.batch_tokens:
+            tokens.observe(stats.batch_tokens)
+
+
+def _waited(delivery: Delivery, lease: Lease) -> float:
+    """Return the seconds from submission to the lease."""
+    return max(0.0, lease.acquired_at - delivery.request.created_at)

@@ -14,13 +14,14 @@ import structlog
 from shared.backend import Backend
 from shared.dead_letters.store import DeadLetter
 from shared.errors import HeadraceError, RequestAbandoned, Unavailable
-from shared.protocol import ErrorInfo, Request
+from shared.protocol import ErrorInfo
 from shared.queue import interface
 from shared.queue.interface import Claim, Delivery, Room
 from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import Lease
 from shared.token_log.subscription import Subscription
+from workers.metrics import WorkerMetrics
 from workers.sole_request import SoleRequestRecord
 
 POLL_INTERVAL_S = 1.0  # between pulls without a notification
@@ -47,6 +48,7 @@ class Puller:
         self,
         backend: Backend,
         settings: Settings,
+        metrics: WorkerMetrics,
         *,
         model: str,
         worker: str,
@@ -56,6 +58,7 @@ class Puller:
         sole_request: SoleRequestRecord,
     ) -> None:
         self._backend = backend
+        self._metrics = metrics
         self._max_attempts = settings.max_attempts
         self._model = model
         self._worker = worker
@@ -214,12 +217,15 @@ class Puller:
     async def _abandon(self, delivery: Delivery, lease: Lease) -> None:
         alone = " and nothing else" if lease.lost_alone >= MIN_LOSSES_ALONE else ""
         error = RequestAbandoned(f"set aside: {lease.losses} workers were lost while they ran it{alone}")
-        await set_aside(self._backend, delivery.request, error, lease.losses)
+        await set_aside(self._backend, self._metrics, delivery, error, lease.losses)
         await self._backend.token_log.close(delivery.request.id, error)
 
 
-async def set_aside(backend: Backend, request: Request, error: HeadraceError, attempts: int) -> None:
+async def set_aside(
+    backend: Backend, metrics: WorkerMetrics, delivery: Delivery, error: HeadraceError, attempts: int
+) -> None:
     """Add a request that will not run again to the dead letters, with the reason. Raises Unavailable."""
-    at = await backend.token_log.now()
+    request, at = delivery.request, await backend.token_log.now()
     await backend.dead_letters.add(DeadLetter(request, ErrorInfo.from_error(error), attempts, at))
+    metrics.count_dead_letter(request.model, error.code)
     log.error("request_set_aside", job_id=request.id, attempts=attempts, reason=error.code)

@@ -25,9 +25,10 @@ from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Message, PromptOptions, Token, Tools
 from workers.engine.echo import Echo
-from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats, too_long
+from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, too_long
 from workers.engine.pair_form import PairForm
 from workers.engine.request_check import check_prompt_length
+from workers.engine.stats import EngineStats
 
 VOCAB_SIZE = 50_000
 DEFAULT_CONTEXT_TOKENS = 8192  # without the setting max_model_len

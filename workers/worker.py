@@ -36,6 +36,7 @@ from workers.preparation.preparer import preparer_for
 from workers.puller import RETRY_PAUSE_S, Puller, set_aside
 from workers.seat_allocation import free_seats
 from workers.sole_request import SoleRequestRecord
+from workers.stopping.grace import Grace
 
 ACKNOWLEDGE_DELAY_S = 0.01  # so that requests that end together are acknowledged in one call
 
@@ -63,10 +64,11 @@ class Worker:
         notifier: Notifier = NO_SUPERVISOR,
         sole_request: SoleRequestRecord | None = None,
     ) -> None:
+        self.id = info.id
         self._info = info
         self._backend = backend
         self._settings = settings
-        self._grace = settings.grace
+        self._grace = Grace(settings.grace)
         self._metrics = metrics
         self._preparer = preparer_for(engine, info, settings)
         self._starting: set[asyncio.Task[None]] = set()
@@ -74,6 +76,7 @@ class Worker:
         self._output_ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._engine = EngineThread(engine, lambda: self._loop.call_soon_threadsafe(self._output_ready.set))
+        metrics.watch(info.model, self._engine)
         self._watchdog = Watchdog(self._engine, settings.step_timeout, notifier)
         self._canary = Canary(
             info,
@@ -106,6 +109,7 @@ class Worker:
         return Puller(
             self._backend,
             self._settings,
+            self._metrics,
             model=self._info.model,
             worker=self._info.id,
             room=self._free_seats,
@@ -163,8 +167,9 @@ class Worker:
         return time.monotonic() if self._by_job else self._used_at
 
     def drain(self, grace: float | None = None) -> None:
-        """Stop pulling, finish within `grace` seconds, and hand the other requests back with their tokens."""
-        self._grace = self._grace if grace is None else grace
+        """Stop pulling, finish within `grace` seconds, and hand back the rest; a second call shortens it."""
+        if grace is not None:
+            self._grace.shorten(grace)
         self._info = msgspec.structs.replace(self._info, state="draining")
         self._draining.set()
         self._puller.close()
@@ -179,7 +184,7 @@ class Worker:
         """Start each request, in order, without waiting for its tokenizing or its grammar."""
         for delivery, lease in taken:
             active = self._by_job[delivery.request.id] = ActiveRequest(delivery, lease)
-            self._metrics.count_start(delivery.request, lease)
+            self._metrics.count_start(delivery, lease)
             task = self._tasks.create_task(self._start(active))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
@@ -227,6 +232,7 @@ class Worker:
             grouped, appends, await self._append_until_answered(appends), strict=True
         ):
             if not written:
+                self._metrics.count_fenced_write(self._info.model)
                 self._on_lease_lost(active)
                 continue
             self._metrics.count_append(active, append)
@@ -246,7 +252,7 @@ class Worker:
     async def _set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
         while True:
             try:
-                await set_aside(self._backend, active.delivery.request, error, active.lease.losses + 1)
+                await set_aside(self._backend, self._metrics, active.delivery, error, active.lease.losses + 1)
                 return
             except Unavailable as outage:
                 log.warning("dead_letters_unavailable", error=outage.message)
@@ -288,6 +294,7 @@ class Worker:
     def _on_lease_lost(self, active: ActiveRequest) -> None:
         log.warning("lease_lost", job_id=active.id, run_id=active.run_id)
         if self._by_job.get(active.id) is active:  # and not a later run of the same job
+            self._metrics.count_lease_lost(self._info.model)
             self._abort(active.id)
 
     def _abort(self, job_id: str) -> ActiveRequest | None:
@@ -309,10 +316,7 @@ class Worker:
 
     async def _wait_until_idle(self) -> None:
         try:
-            async with asyncio.timeout(self._grace):
-                while self._by_job:
-                    self._idle.clear()
-                    await self._idle.wait()
+            await self._grace.wait(lambda: not self._by_job, self._idle)
         except TimeoutError:
             log.info("grace_over", handed_back=len(self._by_job))
 
@@ -329,14 +333,11 @@ class Worker:
         await self._departure.give_up(ran, others, self._heartbeat())
 
     def _heartbeat(self) -> WorkerInfo:
-        stats = self._engine.stats
-        step = self._engine.step
-        step_age = None if step is None else round(time.monotonic() - step.began, 3)
-        self._metrics.observe(self._info.model, stats, step_age)
+        stats, step_age = self._engine.stats, self._engine.step_age()
         return msgspec.structs.replace(
             self._info,
             active_requests=len(self._by_job),
-            step_age=step_age,
+            step_age=None if step_age is None else round(step_age, 3),
             gpu_memory_used=stats.gpu_memory_used,
             fault=stats.fault,
             running=stats.running,

@@ -20,9 +20,12 @@ from headrace.cli import (
     kafka,
     models,
     processes,
+    sim,
     usage,
     why,
+    workers,
 )
+from headrace.cli.administration import queues, top
 from headrace.cli.options import Json, print_json, stderr
 from shared.errors import ConfigError, HeadraceError
 
@@ -47,7 +50,7 @@ START, USE, OPERATE, MEASURE = "Start processes", "Use a running API", "Operate"
 
 app.command(rich_help_panel=START)(processes.up)
 app.command(rich_help_panel=START)(processes.api)
-app.command(rich_help_panel=START)(processes.worker)
+app.add_typer(workers.app, name="worker", rich_help_panel=START)
 app.command(rich_help_panel=START)(processes.tasks)
 app.command(rich_help_panel=USE)(chat.chat)
 app.command(rich_help_panel=USE)(jobs.submit)
@@ -58,12 +61,15 @@ app.add_typer(models.app, name="models", rich_help_panel=USE)
 app.add_typer(batch.app, name="batch", rich_help_panel=USE)
 app.add_typer(kafka.app, name="kafka", rich_help_panel=USE)
 app.command(rich_help_panel=OPERATE)(doctor.doctor)
+app.command(rich_help_panel=OPERATE)(top.top)
+app.add_typer(queues.app, name="queues", rich_help_panel=OPERATE)
 app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
 app.add_typer(api_keys.app, name="keys", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(usage.usage)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(version)
 app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
+app.add_typer(sim.app, name="sim", rich_help_panel=MEASURE)
 
 
 def main() -> None:

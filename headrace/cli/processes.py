@@ -1,4 +1,4 @@
-"""`headrace up`, `api`, `worker` and `tasks`: the commands that start processes."""
+"""`headrace up`, `api` and `tasks`: the commands that start processes."""
 
 from __future__ import annotations
 
@@ -88,37 +88,8 @@ def api(
 
     flags = {"host": host, "port": port, "grpc_port": grpc_port, "redis_url": redis_url}
     settings = load(flags, file=config).settings
-    serve = _entry_point("producer_api.server", "serve", "api")
+    serve = entry_point("producer_api.server", "serve", "api")
     serve(settings)
-
-
-def worker(
-    config: Config = None,
-    model: Model = None,
-    served_model_name: ServedName = None,
-    model_repository: Repository = None,
-    redis_url: RedisUrl = None,
-    upstream: Upstream = None,
-    device: Device = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0 picks a free one.")] = None,
-) -> None:
-    """Run one worker process: it serves one model, or all those of a repository."""
-    from shared.runtime.logging import configure_logging
-    from shared.settings import load
-
-    flags = {
-        "model": model,
-        "served_model_name": served_model_name,
-        "model_repository": model_repository,
-        "redis_url": redis_url,
-        **upstream_flags(upstream),
-        "device": device,
-        "metrics_port": metrics_port,
-    }
-    settings = load(flags, file=config).settings
-    configure_logging(settings, process="worker")
-    run = _entry_point("workers.main", "run", "worker")
-    run(settings)
 
 
 def tasks(config: Config = None, redis_url: RedisUrl = None) -> None:
@@ -126,7 +97,7 @@ def tasks(config: Config = None, redis_url: RedisUrl = None) -> None:
     from shared.settings import load
 
     settings = load({"redis_url": redis_url}, file=config).settings
-    run = _entry_point("producer_api.batch_runner.process", "run", "tasks")
+    run = entry_point("producer_api.batch_runner.process", "run", "tasks")
     run(settings)
 
 
@@ -135,7 +106,7 @@ def upstream_flags(url: str | None) -> dict[str, str | None]:
     return {"upstream_url": url, "runtime": None if url is None else "upstream"}
 
 
-def _entry_point(module: str, name: str, extra: str) -> Callable[[Settings], None]:
+def entry_point(module: str, name: str, extra: str) -> Callable[[Settings], None]:
     """Import the function that runs a process. Raises ConfigError if a package that it needs is not installed."""
     import importlib
 

@@ -20,10 +20,10 @@ _COMMON = (
     "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
 _API = (
-    "hkeys hsetnx pttl sadd scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers xlen "
-    "xpending xreadgroup zrank zrevrange zrevrank"
+    "hkeys hscan hsetnx pttl sadd scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers "
+    "xlen xpending xreadgroup xrevrange zrank zrevrange zrevrank"
 )
-_WORKER = "hsetnx pttl sadd smembers xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
+_WORKER = "hsetnx pttl sadd smembers xack xclaim xdel xgroup|create xpending xreadgroup zincrby zremrangebyscore"
 _TASKS = (  # with those of Celery
     "hkeys pttl zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch "
     "watch"

@@ -149,7 +149,7 @@ class Up:
             embedding = embedding_settings(alone).model_copy(update={"metrics_port": None})
             self._spawn("worker", embedding, "-embedding")
         if settings.model_repository is not None:
-            port = settings.metrics_port if self._model is None else None
+            port = settings.metrics_port and settings.metrics_port + (self._model is not None)
             repository = settings.model_copy(update={"embedding_model": None, "metrics_port": port})
             self._spawn("worker", repository, "-repository")
 

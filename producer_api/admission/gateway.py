@@ -32,6 +32,7 @@ from shared.redis.keys import notify_channel
 from shared.settings import Settings
 from shared.token_log.interface import Adoption, Keepsake, RequestRecord
 from shared.validation.request_limits import Limits, check_request, check_together, fit_to_model, lower_max_tokens
+from shared.validation.ttft_target import with_target, with_times_of
 from shared.webhooks.interface import Hook, Webhook
 
 STALE_KEY_AGE_S = 60.0  # a key this old whose request does not exist is released
@@ -123,10 +124,11 @@ class Gateway:
             IdempotencyKeyReused: the key belongs to another request.
             NotFound: there is no answer to resume.
             RateLimited, QuotaExceeded: one of the caller's limits is reached.
-            QueueFull, TenantQueueFull, Unavailable: try again later; with `retry_after`.
+            QueueFull, TenantQueueFull, TargetUnreachable, Unavailable: try again later; with `retry_after`.
         """
         principal.check_model(draft.model)
         principal.check_class(draft.priority)
+        draft = with_target(draft, principal.client.target_headers)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
@@ -138,6 +140,7 @@ class Gateway:
                 admission = await self._submit_new(complete(identity), queue)
             else:
                 admission = await self._submit_once(complete, key, identity, queue, resuming=resuming)
+        self._keys.count_joined(joined=admission.joined)
         self._shadows.start(admission.request, None if admission.joined else direction.shadow)
         return admission
 
@@ -175,12 +178,9 @@ class Gateway:
         try:
             for number, draft in enumerate(rest, 1):
                 own = derived_seed(request.params.seed, number) if seed is None else seed
-                like_first = placed(draft, request.model, version_of(request))
+                like_first = with_times_of(request, placed(draft, request.model, version_of(request)))
                 made = await self.submit_derived(
-                    msgspec.structs.replace(like_first, deadline=request.deadline),
-                    job_id=derived_id(request.id, number),
-                    seed=own,
-                    principal=principal,
+                    like_first, job_id=derived_id(request.id, number), seed=own, principal=principal
                 )
                 others.append(made.request)
         except BaseException as error:  # also the deadline of this call
@@ -259,6 +259,7 @@ class Gateway:
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
                 record = await self._adopt(request, notify)
                 if record is not None and await self._was_queued(record):
+                    self._keys.count_joined(joined=True)
                     return Admission(msgspec.structs.replace(request, created_at=record.created_at), joined=True)
             try:
                 if self._limiter is not None:
@@ -323,8 +324,7 @@ class Gateway:
             for number, draft in enumerate(others, 1):
                 fitted = lower_max_tokens(placed(draft, request.model, ""), model)
                 together.append(msgspec.structs.replace(fitted, id=derived_id(request.id, number)))
-        notify = WEBHOOK_CHANNEL if hook else ""
-        create = partial(self._token_log.create, request, notify=notify, keepsake=keepsake)
+        create = partial(self._token_log.create, request, keepsake=keepsake, notify=WEBHOOK_CHANNEL if hook else "")
         if self._limiter is not None and (charges := self._limiter.charges(together, principal)):
             await run_alongside(create(watcher=self._limiter.channel), self._limiter.charge(charges, principal))
         else:

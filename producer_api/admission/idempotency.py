@@ -18,6 +18,8 @@ import msgspec
 
 from shared.errors import IdempotencyKeyReused, InvalidRequest
 from shared.locks.locks import Locks
+from shared.metrics.api import DUPLICATES
+from shared.metrics.series import Values
 from shared.protocol import Request, new_job_id
 from shared.redis.foreign import UNREADABLE
 
@@ -103,9 +105,11 @@ class IdempotencyKeys:
     Args:
         locks: stores the keys.
         ttl: how long to keep a key, in seconds: as long as a request and its result can live.
+        duplicates: counts requests that were sent again, by outcome.
     """
 
-    def __init__(self, locks: Locks, *, ttl: float) -> None:
+    def __init__(self, locks: Locks, *, ttl: float, duplicates: Values | None = None) -> None:
+        self._duplicates = duplicates or Values(DUPLICATES)
         self._locks = locks
         self._ttl = ttl
         self._decode = msgspec.json.Decoder(Identity).decode
@@ -117,8 +121,13 @@ class IdempotencyKeys:
         except UNREADABLE:  # another program wrote to this name
             held = Identity("", 0.0, 0)
         if held.fingerprint != key.fingerprint:
+            self._duplicates.labels("conflict").inc()
             raise IdempotencyKeyReused(f"this {HEADER} was already used with a different request", param=HEADER)
         return held
+
+    def count_joined(self, *, joined: bool) -> None:
+        """Count a request if it joined an earlier one instead of being queued."""
+        self._duplicates.labels("joined").inc(joined)
 
     async def find(self, key: IdempotencyKey) -> Identity | None:
         """Return the holder of the key, or None if it is free. Raises IdempotencyKeyReused, Unavailable."""

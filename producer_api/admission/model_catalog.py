@@ -15,6 +15,7 @@ from producer_api.admission.model_state import ModelState, refusal_of, state_of,
 from shared.backend import Backend
 from shared.errors import HeadraceError, ModelNotFound, Unavailable
 from shared.models.model_store import ModelRepository, embedding_name
+from shared.models.names import scalable_models
 from shared.models.worker_registry import ModelInfo, Task, WorkerInfo
 from shared.protocol import Request
 from shared.repository.status import ModelStatus
@@ -92,6 +93,7 @@ class ModelCatalog:
 
     Attributes:
         served_model: the default model; "" if only those of a repository are served.
+        scalable: models that may have no worker, and take requests even so.
     """
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
@@ -101,7 +103,9 @@ class ModelCatalog:
         self.served_model = "" if settings.model == NO_MODEL else ModelRepository(settings).served_name
         self.embedding_model = embedding_name(settings)
         embedding = [_unannounced(self.embedding_model, "embed")] if self.embedding_model is not None else []
-        self._listed = (*embedding, *([_unannounced(self.served_model)] if self.served_model else []))
+        self.scalable = scalable_models(settings)
+        scalable = [_unannounced(name) for name in sorted(self.scalable)]
+        self._listed = (*embedding, *([_unannounced(self.served_model)] if self.served_model else []), *scalable)
         self.any_name = settings.any_model_name
         self._snapshot: Snapshot | None = None
         self._reported: dict[str, ModelStatus] = {}  # the last statuses

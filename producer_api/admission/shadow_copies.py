@@ -25,6 +25,7 @@ from shared.repository.traffic.rules import Shadow
 from shared.token_log.answer import Answer, read_all
 from shared.token_log.interface import RequestRecord
 from shared.validation.request_limits import Limits, fit_to_model
+from shared.validation.ttft_target import without_target
 
 SHADOW_TENANT = "~shadow"  # no tenant of an account, whose names have letters and digits
 SHADOW_NUMBER = -1  # of the copy among the ids that are derived from a request's
@@ -107,7 +108,7 @@ class ShadowCopies:
         if isinstance(work, Infer):
             work = msgspec.structs.replace(work, version="")
         draft = msgspec.structs.replace(
-            original,
+            without_target(original),
             id=derived_id(original.id, SHADOW_NUMBER),
             work=work,
             priority=PriorityClass.BATCH,

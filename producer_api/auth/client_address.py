@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from shared.errors import ConfigError
 from shared.ledger.types import Standing
+from shared.validation.ttft_target import HEADERS as TARGET_HEADERS
 
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 HTTP_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 ROUTE_KEY = b"x-route-key"
+TARGET_KEYS = tuple((name, name.encode()) for name in TARGET_HEADERS)
 NO_TRACE = b"0" * 32
 IPV6_PREFIX_BITS = 64  # one IPv6 client has a whole network of this prefix
 MAX_PARSED_ADDRESSES = 4096  # cached
@@ -33,6 +35,7 @@ class Client:
         http_request_id: the request's `x-request-id`.
         trace_id: from W3C's `traceparent`; empty without a valid one.
         route_key: the header x-route-key, by which traffic may be split; empty without it.
+        target_headers: those of the headers of a target for the first token that were sent.
         standings: the state of the caller's limits after the charge, for the response headers.
     """
 
@@ -40,6 +43,7 @@ class Client:
     http_request_id: str = ""
     trace_id: str = ""
     route_key: str = ""
+    target_headers: Mapping[str, str] = field(default_factory=dict)
     standings: Sequence[Standing] = ()
 
     def rename(self, http_request_id: str) -> None:
@@ -71,10 +75,11 @@ class TrustedProxies:
 
     def client(self, peer: str, headers: Mapping[bytes, bytes]) -> Client:
         """Return the client of a request from the address `peer`. A valid `x-request-id` becomes its id."""
-        sent = headers.get(b"x-request-id", b"")
-        http_request_id = sent.decode() if HTTP_REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+        wanted = headers.get(b"x-request-id", b"")
+        http_request_id = wanted.decode() if HTTP_REQUEST_ID.fullmatch(wanted) else secrets.token_hex(16)
         route_key = headers.get(ROUTE_KEY, b"").decode("latin-1")
-        return Client(self._address(peer, headers), http_request_id, _trace_id(headers), route_key)
+        target = {name: headers[key].decode("latin-1") for name, key in TARGET_KEYS if key in headers}
+        return Client(self._address(peer, headers), http_request_id, _trace_id(headers), route_key, target)
 
     def _address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
         """Return the nearest address, `peer` or one of X-Forwarded-For, that is not a trusted proxy."""

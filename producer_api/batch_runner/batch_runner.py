@@ -177,11 +177,17 @@ class BatchRunner:
         for number, line in read(path, chunk):
             await self._room.acquire()
             task = asyncio.create_task(self._run_line(number, line))
-            task.add_done_callback(lambda _: self._room.release())
+            task.add_done_callback(self._on_line_done)
             held.lines.append(task)
         held.fed.set()
         late = await held.write(self._folder)
         await self._services.batches.done(held.item, *held.counts(), late=late)
+
+    def _on_line_done(self, task: asyncio.Task[Outcome]) -> None:
+        self._room.release()
+        if not task.cancelled() and task.exception() is None:
+            outcome = "completed" if task.result().completed else "failed"
+            self._services.metrics.lines.labels(outcome).inc()
 
     async def _run_line(self, number: int, line: Line) -> Outcome:
         for attempt in range(MAX_ATTEMPTS):
@@ -242,6 +248,8 @@ class BatchRunner:
                 raise
             return  # another process finished it
         if await self._services.batches.finish(item, output, errors):
+            outcome = "completed" if self._stop is None else self._stop.removeprefix("batch_")
+            self._services.metrics.batches.labels(outcome).inc()
             await self._ended()
 
     async def _ended(self) -> None:

@@ -28,6 +28,7 @@ from producer_api.batch_runner.work_folder import remove_all_but
 from producer_api.http.open_streams import Stopping
 from shared.backend import Backend
 from shared.errors import NotFound
+from shared.metrics.http import serve_metrics
 from shared.protocol import PriorityClass
 from shared.redis import keys
 from shared.runtime.retry import run_forever
@@ -89,6 +90,12 @@ class EventLoopHost:
         backend = Backend.open(self._settings)
         await backend.start()
         self._services = BatchServices.from_settings(self._settings, backend)
+        serve_metrics(
+            self._settings.tasks_metrics_port,
+            self._settings.host,
+            self._services.metrics.registry,
+            setting="tasks_metrics_port",
+        )
 
     async def _cancellable(self, work: Coroutine[Any, Any, Result]) -> Result:
         task = asyncio.create_task(work)
@@ -130,6 +137,7 @@ class EventLoopHost:
         if batch_id in self._running:
             return
         self._running.add(batch_id)
+        self.services.metrics.running.inc()
         try:
             try:
                 record = await self.services.batches.get(batch_id)
@@ -143,6 +151,7 @@ class EventLoopHost:
             raise
         finally:
             self._running.discard(batch_id)
+            self.services.metrics.running.dec()
 
     async def generate(self, task_id: str, body: bytes) -> Any:
         """Return a chat completion. The same task again joins the same request. Raises HeadraceError."""

@@ -17,8 +17,10 @@ from starlette.types import Receive, Scope, Send
 
 from producer_api.auth.authenticator import Authenticator
 from producer_api.http.access import authorize
+from producer_api.http.audit import audited
 from producer_api.http.endpoint import PARTS, Endpoint
 from producer_api.http.endpoint_table import EndpointTable, match_of
+from shared.accounts.audit_log import AuditLog
 
 Argument = Callable[[Request], Any]  # of a handler, taken from its request
 
@@ -28,10 +30,14 @@ class Dispatcher(BaseRoute):
 
     Args:
         parts: what handlers may ask for by name, besides the request and its caller.
+        audit: records what administrators change.
     """
 
-    def __init__(self, table: EndpointTable, authenticate: Authenticator, parts: Mapping[str, object]) -> None:
+    def __init__(
+        self, table: EndpointTable, authenticate: Authenticator, parts: Mapping[str, object], audit: AuditLog
+    ) -> None:
         self._authenticate = authenticate
+        self._audit = audit
         self._parts = parts
         self._arguments = {each: self._arguments_of(each) for each in table.endpoints}
 
@@ -53,9 +59,22 @@ class Dispatcher(BaseRoute):
             await authorize(
                 self._authenticate, request.state.facts, given, group=endpoint.group, admin=endpoint.admin
             )
-        arguments = {name: argument(request) for name, argument in self._arguments[endpoint].items()}
-        response = await endpoint.handler(**arguments)
+        respond = self._change if endpoint.changes else self._respond
+        response = await respond(endpoint, request)
         await response(scope, receive, send)
+
+    async def _respond(self, endpoint: Endpoint, request: Request) -> Response:
+        arguments = {name: argument(request) for name, argument in self._arguments[endpoint].items()}
+        return await endpoint.handler(**arguments)
+
+    async def _change(self, endpoint: Endpoint, request: Request) -> Response:
+        """Respond to an administrative action, which is recorded."""
+        target = ", ".join(f"{name}={value}" for name, value in match_of(request.scope).path_params.items())
+        action = f"{endpoint.method} {endpoint.path}"
+        async with audited(self._audit, request.state.facts.caller, action, target) as outcome:
+            response = await self._respond(endpoint, request)
+            outcome.status, outcome.code = response.status_code, ""
+        return response
 
     def _arguments_of(self, endpoint: Endpoint) -> dict[str, Argument]:
         return {name: self._argument(endpoint, name) for name in endpoint.handler_parameters}

@@ -104,6 +104,11 @@ class Endpoint:
     def public(self) -> bool:
         return self.group is None and not self.admin
 
+    @property
+    def changes(self) -> bool:
+        """True for an administrative action, which the audit log records."""
+        return self.admin and self.method != "GET"
+
     @cached_property
     def handler_parameters(self) -> frozenset[str]:
         """Names of the parameters to pass: one with a default is passed if the path has it."""

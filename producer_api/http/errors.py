@@ -49,7 +49,8 @@ FieldNames = tuple[tuple[str, str], ...]  # patterns of an error's param, and wh
 def openai_error(error: HeadraceError) -> dict[str, Any]:
     """Return the body from which the SDKs make their exceptions."""
     kind = OPENAI_TYPES.get(error.status) or ("server_error" if error.status >= 500 else "invalid_request_error")
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+    found = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    return {"error": found | error.details}
 
 
 def renamed(error: HeadraceError, names: FieldNames) -> HeadraceError:
@@ -76,6 +77,7 @@ def problem(error: HeadraceError, instance: str) -> dict[str, Any]:
     }
     if error.param is not None:
         found["param"] = error.param
+    found |= error.details
     if isinstance(error, InvalidFields):
         found["errors"] = [{"param": param, "message": message} for param, message in error.fields]
     return found
@@ -119,7 +121,7 @@ def tgi_error(error: HeadraceError) -> dict[str, Any]:
     text = renamed(error, TGI_FIELDS).message
     if error.param == TGI_GRAMMAR:
         text = f"grammar is not valid: {text}"
-    return {"error": kind.words + text, "error_type": kind.type}
+    return {"error": kind.words + text, "error_type": kind.type} | error.details
 
 
 def incomplete_stream(error: HeadraceError) -> dict[str, Any]:
@@ -201,7 +203,7 @@ class KServeErrors:
     media_type: ClassVar[str] = "application/json"
 
     def body(self, error: HeadraceError, path: str) -> dict[str, Any]:
-        return {"error": renamed(error, self.field_names).message}
+        return {"error": renamed(error, self.field_names).message} | error.details
 
     def response(self, error: HeadraceError, path: str) -> Response:
         body = msgspec.json.encode(self.body(error, path))
@@ -227,6 +229,8 @@ def _headers(error: HeadraceError) -> dict[str, str]:
 def error_response(error: HeadraceError, scope: Scope) -> Response:
     """Return `error` in the format of the API that the request is for."""
     errors: ErrorFormat = scope["state"]["match"].errors
+    if (facts := scope["state"].get("facts")) is not None:
+        facts.refusal = error.code
     return errors.response(error, scope["path"])
 
 

@@ -7,10 +7,10 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from prometheus_client import Gauge
 from starlette.types import Receive
 
 from shared.errors import Unavailable
+from shared.metrics.series import Values
 
 Result = TypeVar("Result")
 
@@ -31,7 +31,7 @@ class Stopping(Exception):
 class OpenAnswers:
     """Answers that clients are waiting for: counted, and ended in two steps when the server shuts down."""
 
-    def __init__(self, open_answers: Gauge) -> None:
+    def __init__(self, open_answers: Values) -> None:
         self._gauge = open_answers
         self._stops: dict[asyncio.Future[None], bool] = {}
         self._stopped = False

@@ -21,10 +21,10 @@ from limits import parse_many
 
 from producer_api.auth.client_address import Client
 from producer_api.auth.principal import Principal
-from producer_api.observability.metrics import Metrics
 from shared.errors import ConfigError, ExceedsRateLimit, HeadraceError, QuotaExceeded, RateLimited, Unavailable
 from shared.ledger.store import Behind, Ledger, Refused
 from shared.ledger.types import DAY_S, Charge, End, Entry, Limit, Standing
+from shared.metrics.series import Values
 from shared.plans import Plan
 from shared.protocol import Request
 from shared.redis import keys
@@ -49,15 +49,15 @@ class RateLimiter:
         channel: the ends of the requests that this process charged are published on it.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, limited: Values) -> None:
         self.channel = keys.notify_channel(f"api-{secrets.token_hex(8)}")
         self._settings = settings
         self._ledger = ledger
-        self._metrics = metrics
+        self._limited = limited
 
     @classmethod
-    def from_settings(cls, settings: Settings, server: RedisServer, metrics: Metrics) -> Self:
-        return cls(settings, Ledger.from_settings(settings, server), metrics)
+    def from_settings(cls, settings: Settings, server: RedisServer, limited: Values) -> Self:
+        return cls(settings, Ledger.from_settings(settings, server), limited)
 
     def charges(self, requests: Sequence[Request], principal: Principal) -> list[Charge]:
         """Return the charges of requests that belong together: one request with the tokens of all.
@@ -208,7 +208,7 @@ class RateLimiter:
         )
 
     def _count(self, reason: str) -> None:
-        self._metrics.limited.labels(reason).inc()
+        self._limited.labels(reason).inc()
 
 
 @cache

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Count
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 
+from shared.metrics import api as declared
+from shared.metrics.meter import Meter
 from shared.models.worker_registry import WorkerInfo
-from shared.protocol import TokenEvent
+from shared.protocol import PriorityClass, TokenEvent
 from shared.queue.interface import QueueDepth
 from shared.runtime.logging import lines_dropped
-
-FIRST_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5, 5, 10)
-WHOLE_ANSWER = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
-
-
-class WorkerExits(Collector):
-    """Counts of ended workers, which the launchers keep in Redis; `counts` is by model and cause."""
-
-    def __init__(self) -> None:
-        self.counts: Mapping[tuple[str, str], int] = {}
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        text = "Worker processes that ended and were restarted, by cause: hung, killed or exited"
-        family = CounterMetricFamily("headrace_worker_exits", text, labels=["model", "cause"])
-        for labels, count in self.counts.items():
-            family.add_metric(labels, count)
-        yield family
 
 
 class Metrics:
@@ -40,62 +22,51 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.requests = Counter(
-            "headrace_api_requests",
-            "Requests answered, by outcome",
-            ["model", "route", "outcome"],
-            registry=registry,
-        )
-        self.limited = Counter(
-            "headrace_api_limited",
-            "Requests refused by a limit, or let through uncounted",
-            ["reason"],
-            registry=registry,
-        )
-        self.usage_written = Counter(
-            "headrace_api_usage_records", "Usage records that this process wrote", registry=registry
-        )
-        self.tokens = Counter(
-            "headrace_api_tokens", "Tokens of answers sent to clients", ["model", "kind"], registry=registry
-        )
-        self.open_answers = Gauge(
-            "headrace_api_open_streams", "Answers that clients are waiting for or reading", registry=registry
-        )
-        dropped = Gauge("headrace_api_log_lines_dropped", "Log lines that could not be written", registry=registry)
-        dropped.set_function(lines_dropped)
-        self.redis_up = Gauge("headrace_api_redis_up", "1 if Redis answered at this scrape", registry=registry)
-        self.waiting = Gauge("headrace_queue_waiting", "Requests in the queue", ["model"], registry=registry)
-        self.workers = Gauge("headrace_workers", "Workers, by state", ["model", "state"], registry=registry)
-        self.worker_exits = WorkerExits()
-        registry.register(self.worker_exits)
-        self.held = Gauge("headrace_queue_held", "Requests held by workers", ["model"], registry=registry)
-        self.oldest = Gauge(
-            "headrace_queue_oldest_age_seconds", "Age of the oldest waiting request", ["model"], registry=registry
-        )
-        self.first_token = self._seconds(
-            "time_to_first_token", "Time from a request's arrival to its first token", FIRST_TOKEN
-        )
-        self.between_tokens = self._seconds(
-            "inter_token", "Time per token after the first, as read by the client", BETWEEN_TOKENS
-        )
-        self.whole_answer = self._seconds(
-            "request", "Time from a request's arrival to the end of its answer", WHOLE_ANSWER
-        )
+        meter = Meter(registry)
+        meter.before.append(self._read)
+        self.requests = meter.values(declared.REQUESTS)
+        self.refusals = meter.values(declared.REFUSALS)
+        self.limited = meter.values(declared.LIMITED)
+        self.duplicates = meter.values(declared.DUPLICATES)
+        self.usage_written = meter.values(declared.USAGE_RECORDS)
+        self.tokens = meter.values(declared.TOKENS)
+        self.first_token = meter.distributions(declared.FIRST)
+        self.between_tokens = meter.distributions(declared.BETWEEN)
+        self.whole_answer = meter.distributions(declared.WHOLE)
+        self.open_answers = meter.values(declared.OPEN_STREAMS)
+        self.redis_up = meter.values(declared.REDIS_UP)
+        self._log_lines_dropped = meter.values(declared.LOG_LINES_DROPPED)
+        self._waiting = meter.values(declared.WAITING)
+        self._waiting_tokens = meter.values(declared.WAITING_TOKENS)
+        self._held = meter.values(declared.HELD)
+        self._oldest = meter.values(declared.OLDEST)
+        self._wait_estimate = meter.values(declared.WAIT_ESTIMATE)
+        self._workers = meter.values(declared.WORKERS)
+        self._worker_exits = meter.values(declared.WORKER_EXITS)
 
-    def _seconds(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        """Make a histogram of seconds per model."""
-        name = f"headrace_api_{name}_seconds"
-        return Histogram(name, text, ["model"], buckets=buckets, registry=self.registry)
+    def show_queues(self, depths: Mapping[str, QueueDepth]) -> None:
+        """Show the queues of all models."""
+        for family in (self._waiting, self._waiting_tokens, self._held, self._oldest, self._wait_estimate):
+            family.clear()
+        for model, depth in depths.items():
+            self._waiting.labels(model).set(depth.waiting)
+            self._waiting_tokens.labels(model).set(depth.waiting_tokens)
+            self._held.labels(model).set(depth.held)
+            self._oldest.labels(model).set(depth.oldest_age)
+            if depth.wait is not None:
+                self._wait_estimate.labels(model).set(depth.wait)
 
-    def show_workers(self, workers: Sequence[WorkerInfo]) -> None:
-        self.workers.clear()
+    def show_workers(self, workers: Sequence[WorkerInfo], exits: Mapping[tuple[str, str], int]) -> None:
+        """Show the workers, and the counts of ended ones by model and cause."""
+        self._workers.clear()
         for labels, count in Count((worker.model, worker.state) for worker in workers).items():
-            self.workers.labels(*labels).set(count)
+            self._workers.labels(*labels).set(count)
+        self._worker_exits.clear()
+        for (model, cause), count in exits.items():
+            self._worker_exits.labels(model, cause).set(count)
 
-    def show_depth(self, model: str, depth: QueueDepth) -> None:
-        self.waiting.labels(model).set(depth.waiting)
-        self.held.labels(model).set(depth.held)
-        self.oldest.labels(model).set(depth.oldest_age)
+    def _read(self) -> None:
+        self._log_lines_dropped.set(lines_dropped())
 
 
 class Stopwatch:
@@ -109,10 +80,10 @@ class Stopwatch:
         waited: seconds in the queue.
     """
 
-    def __init__(self, metrics: Metrics, model: str, started: float) -> None:
+    def __init__(self, metrics: Metrics, model: str, priority: PriorityClass, started: float) -> None:
         self._metrics = metrics
-        self._model = model
-        self._between = metrics.between_tokens.labels(model)
+        self._labels = model, priority.value
+        self._between = metrics.between_tokens.labels(*self._labels)
         self._started = started
         self._last: float | None = None
         self.first_token: float | None = None
@@ -135,7 +106,7 @@ class Stopwatch:
             now = time.perf_counter()
             if self._last is None:
                 self.first_token = now - self._started
-                self._metrics.first_token.labels(self._model).observe(self.first_token)
+                self._metrics.first_token.labels(*self._labels).observe(self.first_token)
             else:
                 self._between.observe((now - self._last) / len(event.tokens))
             self._last = now
@@ -158,12 +129,12 @@ class Stopwatch:
 
     def _record_end(self, event: TokenEvent) -> None:
         assert event.terminal is not None
-        self._metrics.whole_answer.labels(self._model).observe(time.perf_counter() - self._started)
+        self._metrics.whole_answer.labels(*self._labels).observe(time.perf_counter() - self._started)
         self.ended, self.waited = True, event.terminal.waited
         usage = event.terminal.usage
         self.prompt_tokens, self.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-        self._metrics.tokens.labels(self._model, "prompt").inc(usage.prompt_tokens)
-        self._metrics.tokens.labels(self._model, "completion").inc(usage.completion_tokens)
+        self._metrics.tokens.labels(*self._labels, "prompt").inc(usage.prompt_tokens)
+        self._metrics.tokens.labels(*self._labels, "completion").inc(usage.completion_tokens)
         if event.terminal.error is not None:
             self.finish = event.terminal.error.code
         elif not self.finish:

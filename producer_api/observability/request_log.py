@@ -29,6 +29,8 @@ class RequestFacts:
     Attributes:
         started: when it arrived, by time.perf_counter.
         principal: None until the route's rule has authenticated the caller.
+        priority: class of the admitted request.
+        refusal: code of the error that the request was answered with.
         prompt: the part of the prompt that the log may show.
         answer: the timing of its answer, if it waits for one.
         awaited_job_ids: the jobs that make up this answer.
@@ -40,6 +42,8 @@ class RequestFacts:
     started: float
     principal: Principal | None = None
     model: str = ""
+    priority: str = ""
+    refusal: str = ""
     job_id: str = ""
     prompt: str = ""
     answer: Stopwatch | None = None
@@ -129,7 +133,9 @@ class RequestLogger:
             more: fields for the log line alone.
         """
         outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
-        self._metrics.requests.labels(facts.model, route, outcome).inc()
+        self._metrics.requests.labels(facts.model, facts.priority, route, outcome).inc()
+        if facts.refusal:
+            self._metrics.refusals.labels(facts.refusal).inc()
         write: Callable[..., None] = log.debug if quiet else log.info
         write(
             "request",

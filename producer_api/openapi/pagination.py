@@ -23,21 +23,31 @@ class Page:
     @classmethod
     def from_request(cls, request: Request, *, default: int, maximum: int) -> Page:
         """Raises InvalidRequest."""
-        given = request.query_params.get("limit", str(default))
-        if not (given.isascii() and given.isdigit() and len(given) < 7 and 1 <= int(given) <= maximum):
-            raise InvalidRequest(f"limit must be between 1 and {maximum}", param="limit")
+        limit = limit_of(request, default, maximum, digits=6)
         order = request.query_params.get("order", "desc")
         if order not in ("asc", "desc"):
             raise InvalidRequest("order must be asc or desc", param="order")
-        return cls(request.query_params.get("after", "")[:MAX_ID_CHARS], int(given), order == "asc")
+        return cls(request.query_params.get("after", "")[:MAX_ID_CHARS], limit, order == "asc")
+
+
+def limit_of(request: Request, default: int, maximum: int, *, digits: int = 4) -> int:
+    """Return the number of items in a page, which may be written with so many digits. Raises InvalidRequest."""
+    given = request.query_params.get("limit", str(default))
+    if not (given.isascii() and given.isdigit() and len(given) <= digits and 1 <= int(given) <= maximum):
+        raise InvalidRequest(f"limit must be between 1 and {maximum}", param="limit")
+    return int(given)
+
+
+def limit_parameter(default: int, maximum: int, items: str = "items") -> Described:
+    """Return the description of `limit`."""
+    text = f"number of {items}; default {default}"
+    return parameter("limit", "query", text, type="integer", minimum=1, maximum=maximum)
 
 
 def page_parameters(default: int, maximum: int) -> list[Described]:
     """Return the descriptions of `limit` and `after`."""
     return [
-        parameter(
-            "limit", "query", f"number of items; default {default}", type="integer", minimum=1, maximum=maximum
-        ),
+        limit_parameter(default, maximum),
         parameter("after", "query", "only the items after the one with this id", type="string"),
     ]
 

@@ -8,6 +8,9 @@ batches need a server, which shares them with the batch runner.
 from __future__ import annotations
 
 from producer_api.routes import (
+    admin_overview,
+    admin_queues,
+    admin_requests,
     batches,
     chat,
     completions,
@@ -26,6 +29,7 @@ from producer_api.routes import (
     pooling,
     repository,
     responses,
+    scaling,
     sleep,
     task,
     tgi,
@@ -64,5 +68,9 @@ ADMIN = (
     *kserve_repository.CONTROL_ENDPOINTS,
     *repository.ADMIN_ENDPOINTS,
     *traffic.ADMIN_ENDPOINTS,
+    *admin_overview.ADMIN_ENDPOINTS,
+    *admin_requests.ADMIN_ENDPOINTS,
+    *admin_queues.ADMIN_ENDPOINTS,
+    *scaling.ADMIN_ENDPOINTS,
 )
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

@@ -18,23 +18,23 @@ from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import NATIVE
 from producer_api.http.json_body import json_response
 from producer_api.openapi.document import IDEMPOTENCY, parameter
+from producer_api.openapi.pagination import limit_of, limit_parameter
 from producer_api.routes.jobs import accepted, job_response
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.services import Context
 from shared.dead_letters.store import DeadLetter
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import NotFound
 from shared.schemas.native.jobs import Job
+from shared.validation.ttft_target import without_target
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000  # letters in one page
 PAGE_SIZE = 200
-LIMIT = parameter(
-    "limit", "query", f"number of letters; default {DEFAULT_LIMIT}", type="integer", minimum=1, maximum=MAX_LIMIT
-)
+LIMIT = limit_parameter(DEFAULT_LIMIT, MAX_LIMIT, "letters")
 AFTER = parameter("after", "query", "only letters older than the one with this id", type="string")
 
 
 async def all_letters(context: Context, request: Request, owner: str | None) -> Response:
-    limit, found = _limit(request), []
+    limit, found = limit_of(request, DEFAULT_LIMIT, MAX_LIMIT), []
     async for letter in _of_tenant(context, request.query_params.get("after", ""), owner):
         found.append(Letter.from_dead_letter(letter))
         if len(found) == limit:
@@ -65,7 +65,8 @@ async def replay(
         request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id
     )
     try:
-        draft = msgspec.structs.replace((await _find(context, letter_id, owner)).request, deadline=None)
+        letter = await _find(context, letter_id, owner)
+        draft = without_target(msgspec.structs.replace(letter.request, deadline=None))
     except NotFound:  # replayed before, perhaps under this key
         if key is None or (before := await context.gateway.find_by_key(key, owner)) is None:
             raise
@@ -96,13 +97,6 @@ async def _of_tenant(context: Context, after: str, owner: str | None) -> AsyncIt
         if len(page) < PAGE_SIZE:
             return
         after = page[-1].id
-
-
-def _limit(request: Request) -> int:
-    given = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MAX_LIMIT):
-        raise InvalidRequest(f"limit must be between 1 and {MAX_LIMIT}", param="limit")
-    return int(given)
 
 
 _endpoint = partial(Endpoint, group="dead-letters", errors=NATIVE, tag="Dead letters")

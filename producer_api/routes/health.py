@@ -195,8 +195,11 @@ async def _state_of(context: Context, model: str) -> tuple[ModelReadiness, tuple
 
 
 def _needed(context: Context, model: str) -> int:
-    """Return how many workers a model needs to be ready."""
-    return max(1, context.settings.min_workers if model == context.catalog.served_model else 0)
+    """Return how many workers a model needs to be ready: none if its requests may wait for an autoscaler."""
+    return max(
+        int(model not in context.catalog.scalable),
+        context.settings.min_workers if model == context.catalog.served_model else 0,
+    )
 
 
 async def _absence(context: Context, model: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
@@ -23,10 +25,11 @@ async def _measure(context: Context) -> None:
     """Bring up to date what is read from Redis."""
     try:
         async with redis_deadline():
-            for info in await context.catalog.models():
-                context.metrics.show_depth(info.name, await context.backend.transport.depth(info.name))
-            context.metrics.show_workers((await context.catalog.snapshot()).workers)
-            context.metrics.worker_exits.counts = await context.backend.registry.count_exits()
+            models = [info.name for info in await context.catalog.models()]
+            depths = await asyncio.gather(*map(context.backend.transport.depth, models))
+            exits = await context.backend.registry.count_exits()
+            context.metrics.show_queues(dict(zip(models, depths, strict=True)))
+            context.metrics.show_workers((await context.catalog.snapshot()).workers, exits)
         context.metrics.redis_up.set(1)
     except Unavailable as error:
         context.metrics.redis_up.set(0)

@@ -5,21 +5,20 @@ huggingface_hub's `InferenceClient` sends every task to the URL that it is given
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer_api.answers.encoder_call import encode
 from producer_api.answers.encoders import label_scores, vectors
-from producer_api.answers.reply import Reply
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import TGI
-from producer_api.http.headers import idempotency_key
-from producer_api.http.json_body import Peeked, make_drafts, peek, read_body
+from producer_api.http.json_body import Peeked, peek, read_body
 from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
 from producer_api.routes import chat, completions, tgi
 from producer_api.schemas.feature_extraction import FeatureExtractionRequest
@@ -31,7 +30,6 @@ from shared.errors import InvalidRequest
 from shared.models.worker_registry import ModelInfo, Task
 from shared.schemas.openai.chat import ChatRequest
 from shared.schemas.openai.completions import CompletionRequest
-from shared.token_log.answer import Answer
 
 FULL_TEXT = {"return_full_text": True}  # TGI's default on these routes
 
@@ -105,26 +103,14 @@ async def generate(context: Context, request: Request, caller: Principal, model:
 
 async def embed(context: Context, request: Request, caller: Principal, model: ModelInfo) -> Response:
     body = (await read_body(request, FeatureExtractionRequest)).model_copy(update={"model": model.name})
-    return await _encode(context, request, caller, body, vectors)
+    return await encode(context, request, caller, body, lambda _, answer: vectors(answer), kind=type(body).__name__)
 
 
 async def classify(context: Context, request: Request, caller: Principal, model: ModelInfo) -> Response:
     body = (await read_body(request, TextClassificationRequest)).model_copy(update={"model": model.name})
-    return await _encode(context, request, caller, body, partial(label_scores, body))
-
-
-async def _encode(
-    context: Context,
-    request: Request,
-    caller: Principal,
-    body: FeatureExtractionRequest | TextClassificationRequest,
-    word: Callable[[Answer], Any],
-) -> Response:
-    key = await idempotency_key(request, tenant=caller.tenant, kind=type(body).__name__, body=body)
-    made = await make_drafts(request, lambda: body.to_requests(caller.tenant))
-    admission = await context.gateway.submit_all(made, principal=caller, seed=0, key=key)
-    reply = Reply(context, request.state.facts, admission, detached=key is not None)
-    return await reply.complete(request, word)
+    return await encode(
+        context, request, caller, body, lambda _, answer: label_scores(body, answer), kind=type(body).__name__
+    )
 
 
 async def refuse(context: Context, request: Request, caller: Principal, model: ModelInfo) -> Response:

@@ -30,6 +30,7 @@ def status_of(error: HeadraceError) -> grpc.Status:
 
 def _details(error: HeadraceError) -> list[Message]:
     metadata = {} if error.param is None else {"param": error.param}
+    metadata |= {name: f"{number:g}" for name, number in error.details.items()}
     found: list[Message] = [ErrorInfo(reason=error.code, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidRequest) and error.param is not None:
         fields = error.fields if isinstance(error, InvalidFields) else [(error.param, error.message)]

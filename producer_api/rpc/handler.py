@@ -100,6 +100,7 @@ class MethodHandlers:
         except Exception:  # noqa: BLE001  logged below
             refusal = self._context.request_logger.failure(facts)
         finally:
+            facts.refusal = "" if refusal is None else refusal.code
             self._context.request_logger.write(
                 facts, method="gRPC", route=route, status=http_status if refusal is None else refusal.status
             )

@@ -15,12 +15,12 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from producer_api.rpc import inference_pb2, prediction_pb2
+from producer_api.rpc import external_scaler_pb2, inference_pb2, prediction_pb2
 from producer_api.rpc.kserve import kserve_pb2
 
 ALPHA: str = reflection.SERVICE_NAME
 V1 = ALPHA.replace("v1alpha", "v1")
-DESCRIBED = (inference_pb2, prediction_pb2, health_pb2, reflection_pb2)
+DESCRIBED = (inference_pb2, prediction_pb2, external_scaler_pb2, health_pb2, reflection_pb2)
 RENAMED = ((reflection_pb2, "v1alpha", "v1"), (kserve_pb2, "headrace.kserve", "inference"))  # as they are served
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from shared.protocol import Embed, PriorityClass, Request
 from shared.schemas.base import refuse_unless_neutral
-from shared.schemas.encoder_fields import MAX_INPUTS
+from shared.schemas.encoder_fields import shares
 from shared.schemas.neutral_fields import NOT_SUPPORTED, RequestIdField, Unsupported, Unused
 from shared.schemas.openai.completions import Inputs
 from shared.schemas.parameter_fields import DefaultedModelName, parameter_field
@@ -35,14 +35,13 @@ class FeatureExtractionRequest(RequestIdField):
 
     def to_requests(self, tenant: str) -> list[Request]:
         """Return drafts that share the inputs, in order."""
-        inputs = self.inputs
         return [
             Request(
                 id="",
                 model=self.model,
-                work=Embed(tuple(inputs[first : first + MAX_INPUTS]), self.dimensions, self.normalize is not False),
+                work=Embed(share, self.dimensions, self.normalize is not False),
                 priority=PriorityClass.INTERACTIVE,
                 tenant=tenant,
             )
-            for first in range(0, len(inputs), MAX_INPUTS)
+            for share in shares(self.inputs)
         ]

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from shared.protocol import Pool, PriorityClass, Request
 from shared.schemas.base import Body
-from shared.schemas.encoder_fields import MAX_INPUTS
+from shared.schemas.encoder_fields import shares
 from shared.schemas.neutral_fields import RequestIdField
 from shared.schemas.openai.completions import Inputs
 from shared.schemas.parameter_fields import DefaultedModelName
@@ -47,8 +47,7 @@ class TextClassificationRequest(RequestIdField):
         """Return drafts that share the inputs, in order."""
         work = Pool((), "classify", activation=self.chosen_function is None)
         draft = Request(id="", model=self.model, work=work, priority=PriorityClass.INTERACTIVE, tenant=tenant)
-        shares = (self.inputs[first : first + MAX_INPUTS] for first in range(0, len(self.inputs), MAX_INPUTS))
         return [
-            msgspec.structs.replace(draft, work=msgspec.structs.replace(work, inputs=tuple(share)))
-            for share in shares
+            msgspec.structs.replace(draft, work=msgspec.structs.replace(work, inputs=share))
+            for share in shares(self.inputs)
         ]

@@ -34,6 +34,7 @@ from shared.schemas.parsing import validate
 from shared.schemas.unknown_fields import ignored_fields
 from shared.validation.request_limits import Limits, check_request, fit_to_model
 from shared.validation.schema_check import NOT_HELD, not_held
+from shared.validation.ttft_target import TARGET_HEADERS, with_target
 
 REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"
@@ -216,7 +217,8 @@ def _complete(body: KafkaRequest, record: Record, event_id: str | None, now: flo
         name = ("event", body.tenant, event_id)
     digest = hashlib.sha256(msgspec.json.encode(name)).digest()
     seed = int.from_bytes(digest[16:24]) >> 1 if body.given_seed is None else body.given_seed
-    draft = body.to_request(body.tenant)
+    target = {each: value for each in TARGET_HEADERS if (value := record.header(each)) is not None}
+    draft = with_target(body.to_request(body.tenant), target)
     return msgspec.structs.replace(
         draft,
         id=f"req_{digest[:16].hex()}",

@@ -275,7 +275,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     times of a request. It does not run after `deadline`. `user` is the client's name for its end user. `cache_salt`
     separates cached prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose
     their oldest turns instead of being refused. With `refuse_overflow`, as in TGI's API, a request is refused
-    rather than its answer cut at the context's end. The queue adds `backlog`, what waited when it was published.
+    rather than its answer cut at the context's end. `ttft_target` is how many seconds after `created_at` its first
+    token is wanted; with `refuse_late` it is refused if it is not expected to start by then. The queue adds
+    `backlog`, what waited when it was published.
     """
 
     id: str
@@ -294,6 +296,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str = ""
     created_at: float = 0.0
     deadline: float | None = None
+    ttft_target: float | None = None
+    refuse_late: bool = False
     backlog: Backlog | None = None
     version: int = PROTOCOL_VERSION
 

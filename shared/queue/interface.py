@@ -12,15 +12,25 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from shared.errors import HeadraceError, QueueFull, TenantQueueFull
+from shared.errors import (
+    HeadraceError,
+    QueueDraining,
+    QueueFull,
+    TargetUnreachable,
+    TenantQueueDraining,
+    TenantQueueFull,
+)
 from shared.protocol import Backlog, Outlook, PriorityClass, Request, Ticket
 from shared.settings import Settings
 
 # Tokens served to each class while all classes wait, in proportion: urgent ones first, and none starves.
 CLASS_WEIGHTS = {PriorityClass.INTERACTIVE: 16, PriorityClass.STANDARD: 4, PriorityClass.BATCH: 1}
+USUAL_TTFT_TARGET_S = 30.0  # with which a request without a target for its first token counts
+TICKS_PER_S = 100_000  # of the order in a lane
 SPARE_S = 0.05  # for which a worker leaves requests to less loaded ones, before it takes them itself
 FORGET_AFTER_S = 600.0  # of silence, for a worker that holds nothing
 MIN_RETRY_S, MAX_RETRY_S, DEFAULT_RETRY_S = 1.0, 120.0, 5.0  # bounds of Retry-After, and its value while unknown
+DRAIN_RETRY_S = 10.0  # Retry-After of a draining queue, which an operator opens again
 
 
 @dataclass(frozen=True)
@@ -114,16 +124,40 @@ class Lost(NamedTuple):
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """A model's waiting requests, their tokens, its held requests, and the oldest waiting one's age in seconds."""
+    """A model's waiting requests, their tokens, its held requests, and the oldest waiting one's age in seconds.
+
+    `wait`: estimated seconds until workers take the last waiting request, at the recent rate; None while requests
+    wait and no rate is known.
+    """
 
     waiting: int
     waiting_tokens: int
     held: int
     oldest_age: float
+    wait: float | None = None
+
+
+@dataclass(frozen=True)
+class ClassDemand:
+    """Requests of one class of a model.
+
+    Attributes:
+        oldest_age: of those that wait, in seconds; 0 if none does.
+        rate: requests that workers recently took per second; 0 if it is unknown.
+    """
+
+    waiting: int
+    held: int
+    oldest_age: float
+    rate: float
 
 
 class Transport(Protocol):
     """A durable queue per model; classes share it by weight, tenants of a class equally, both counted in tokens.
+
+    The requests of a tenant in a class are served by deadline, the earliest first: `created_at` and the target for
+    the first token. One without a target counts, from its arrival, as having USUAL_TTFT_TARGET_S, so it is
+    overtaken only by requests that arrive within that time.
 
     A message that another program wrote is set aside, and never delivered.
 
@@ -133,7 +167,9 @@ class Transport(Protocol):
     async def publish(self, request: Request) -> Ticket:
         """Queue `request`, unless it already waits.
 
-        Raises QueueFull and TenantQueueFull, with the time until there may be room.
+        Raises QueueFull and TenantQueueFull, with the time until there may be room; TargetUnreachable with the
+        expected wait, if the request wants to be refused rather than to start late; QueueDraining and
+        TenantQueueDraining while an operator drains the queue.
         """
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
@@ -146,7 +182,7 @@ class Transport(Protocol):
         """Take the next waiting messages, as many as there is room for. Does not block.
 
         Pulling workers share what waits so that an equal fraction of their seats is taken: a more loaded worker
-        leaves requests to the others, for at most SPARE_S.
+        leaves requests to the others, for at most SPARE_S. Those of a paused model or tenant stay.
 
         A request that a router aimed at another worker is left to that one, unless it has left or is silent for a
         lease, or this worker has had room, and the request has waited, for the router's patience.
@@ -174,6 +210,9 @@ class Transport(Protocol):
         """Remove a request if it still waits. Idempotent."""
 
     async def depth(self, model: str) -> QueueDepth: ...
+
+    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+        """Return what waits and is held by class; a request that waits in a topic is not counted."""
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         """Return the place of a waiting request; None once it has left the queue."""
@@ -208,9 +247,47 @@ def without_backlog(request: Request) -> Request:
     return request if request.backlog is None else msgspec.structs.replace(request, backlog=None)
 
 
+def drain_refusal(model: str, *, whole_model: bool) -> HeadraceError:
+    """Return the error for a new request to a draining queue."""
+    if whole_model:
+        return QueueDraining(f"the queue of {model} takes no new requests for now", retry_after=DRAIN_RETRY_S)
+    return TenantQueueDraining(
+        f"the queue of {model} takes no new requests of yours for now", retry_after=DRAIN_RETRY_S
+    )
+
+
 def refusal(model: str, *, whole_model: bool, wait: float | None) -> HeadraceError:
     """Return the error for a full queue; `wait`: seconds until there should be room, if known."""
     retry_after = DEFAULT_RETRY_S if wait is None else min(max(wait, MIN_RETRY_S), MAX_RETRY_S)
     if whole_model:
         return QueueFull(f"the queue of {model} is full", retry_after=retry_after)
     return TenantQueueFull(f"your share of the queue of {model} is full", retry_after=retry_after)
+
+
+def lane_order(request: Request) -> int | None:
+    """Return the order of a request with a target in its lane, in ticks; None for its arrival."""
+    if request.ttft_target is None:
+        return None
+    return int((request.created_at + request.ttft_target - USUAL_TTFT_TARGET_S) * TICKS_PER_S)
+
+
+def due_at(request: Request) -> float:
+    """Return the time at which the first token of a request is due; without a target, the usual one counts."""
+    return request.created_at + (USUAL_TTFT_TARGET_S if request.ttft_target is None else request.ttft_target)
+
+
+def latest_start(request: Request) -> float | None:
+    """Return the time by which a request must be expected to start; None if it may start late."""
+    if request.ttft_target is None or not request.refuse_late:
+        return None
+    return request.created_at + request.ttft_target
+
+
+def late(request: Request, wait: float) -> TargetUnreachable:
+    """Return the error for a request that is expected to wait for `wait` seconds, too long for its target."""
+    target = 0.0 if request.ttft_target is None else request.ttft_target
+    return TargetUnreachable(
+        f"the first token is expected after {wait:.1f} s, later than the target of {target:g} s",
+        estimated_wait=round(wait, 3),
+        retry_after=max(wait, MIN_RETRY_S),
+    )

@@ -1,4 +1,7 @@
--- Waiting requests: one lane for each tenant of a class, under start-time fair queueing.
+-- Waiting requests: one lane for each tenant of a class, under start-time fair queueing, and in it the earliest deadline
+-- first.
+
+local DEPTH_CHUNK = 64 -- ids of a lane that are read together
 
 -- -> cost, seats, time of arrival in ms and payload of a waiting request; nil if it does not wait, or is foreign
 local function waiter(id)
@@ -14,6 +17,7 @@ local function leave(class, tenant, id, cost)
   unaim(class, tenant, id)
   redis.call('HDEL', waiting, id)
   redis.call('ZREM', lane_of(class, tenant), id)
+  if number('targeted') > 0 and redis.call('ZREM', targeted, id) == 1 then add('targeted', -1) end
   count(class, tenant, -1, cost)
   if redis.call('EXISTS', lane_of(class, tenant)) == 0 then
     local virtual = redis.call('ZSCORE', lanes[class], tenant)
@@ -23,18 +27,10 @@ local function leave(class, tenant, id, cost)
   if number('n') == 0 then redis.call('DEL', unpack(resting)) end
 end
 
--- -> an estimate of the place in its class, from 1, of a request with `rank` others of its tenant before it, and how many
--- tenants take turns. Of each other tenant, as many requests go before it as of its own, as far as there are any.
-local function place_in_class(class, tenant, rank)
-  local own, tenants = redis.call('ZCARD', lane_of(class, tenant)), redis.call('ZCARD', lanes[class])
-  if own == 0 then tenants = tenants + 1 end
-  return rank + 1 + math.min(number('n#' .. class) - own, (rank + 1) * (tenants - 1)), tenants
-end
-
--- -> what waits beside a request with `rank` others of its tenant before it in its lane, as shared/protocol/marks.py has
--- it, in JSON. A request that is counted itself is given with its cost.
+-- -> what waits beside a request with the rank `rank`, from 0, in its lane, as shared/protocol/marks.py has it, in JSON.
+-- A request that is counted itself is given with its cost.
 local function backlog(class, tenant, rank, cost)
-  local place, tenants = place_in_class(class, tenant, rank)
+  local place, tenants = place_in(class, tenant, rank)
   local itself, by_class = cost and 1 or 0, {}
   for other = 1, CLASSES do by_class[other] = number('n#' .. other) - (other == class and itself or 0) end
   read_tenant(tenant)
@@ -44,25 +40,31 @@ local function backlog(class, tenant, rank, cost)
 end
 
 -- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel, the worker it is
--- aimed at or '', then the model's and the tenant's bounds: requests, tokens -> {0}, or {exceeded bound, seconds or ''}
+-- aimed at or '', its order in its lane in ticks or '' for its arrival, the time in ms by which it must be expected to
+-- start or '', then the model's and the tenant's bounds: requests, tokens
+-- -> {0}, or {what refuses it: an exceeded bound, or 3 for its latest start, seconds or ''}
 function commands.publish()
   local class, tenant, id, cost = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
   if redis.call('HEXISTS', waiting, id) == 1 then return { 0 } end
   read_all()
   read_tenant(tenant)
   local promised = unreserve(id)
-  local refused = not promised and refusal(tenant, cost, { unpack(ARGV, 13) })
+  local now = seconds()
+  local arrival = math.max(number('ordinal') + 1, math.floor(now * TICKS_PER_S))
+  local order = tonumber(ARGV[13]) or arrival
+  local refused = not promised
+    and (refusal(tenant, cost, { unpack(ARGV, 15) }) or too_late(class, tenant, order, ARGV[14]))
   if refused then return refused end
-  add('ordinal', 1)
-  local born, payload = string.format('%d', promised or seconds() * 1000), ARGV[10]
+  set('ordinal', arrival)
+  local born, payload = string.format('%d', promised or now * 1000), ARGV[10]
   if number('n#1') + number('n#2') + number('n#3') > 0 and string.byte(payload) == 123 then -- a JSON object
-    local rank = redis.call('ZCARD', lane_of(class, tenant))
-    payload = '{"backlog":' .. backlog(class, tenant, rank) .. ',' .. string.sub(payload, 2)
+    payload = '{"backlog":' .. backlog(class, tenant, ahead_of(class, tenant, order)) .. ',' .. string.sub(payload, 2)
   end
   redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, payload }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
-  redis.call('ZADD', lane_of(class, tenant), number('ordinal'), id)
-  if ARGV[12] ~= '' then aim(class, tenant, id, cost, ARGV[12], number('ordinal')) end
+  redis.call('ZADD', lane_of(class, tenant), order, id)
+  if order ~= arrival and redis.call('ZADD', targeted, born, id) == 1 then add('targeted', 1) end
+  if ARGV[12] ~= '' then aim(class, tenant, id, cost, ARGV[12], order) end
   if not redis.call('ZSCORE', lanes[class], tenant) then
     local rested = finite(redis.call('ZSCORE', resting[class], tenant))
     redis.call('ZREM', resting[class], tenant)
@@ -71,6 +73,7 @@ function commands.publish()
   redis.call('HSET', accepted, id, table.concat({ 'w', class, cost, tenant }, ':'))
   count(class, tenant, 1, cost)
   if ARGV[9] ~= '' then redis.call('ZADD', overdue, ARGV[9], id) end
+  redis.call('XADD', recent, 'MAXLEN', '~', MAX_RECENT, '*', 'i', id)
   redis.call('PUBLISH', ARGV[11], 'published')
   return { 0 }
 end
@@ -116,12 +119,12 @@ local function head_of(class, tenant)
   end
 end
 
--- -> the next request of a class: tenant, the tenant's virtual time, id and waiter; nil if the lanes are empty
+-- -> the next request of a class: tenant, the tenant's virtual time, id and waiter; nil if the lanes are empty or paused
 local function first_of(class)
   while true do
-    local first = redis.call('ZRANGE', lanes[class], 0, 0, 'WITHSCORES')
+    local first = open_lanes(class, 0, 0)
     if not first[1] then
-      set('n#' .. class, 0) -- the lanes were deleted
+      if paused.count == 0 then set('n#' .. class, 0) end -- the lanes were deleted
       return nil
     end
     local id, item = head_of(class, first[1])
@@ -129,7 +132,7 @@ local function first_of(class)
   end
 end
 
--- -> id, waiter and ordinal of the first request of a lane that is aimed at a worker, or nil
+-- -> id, waiter and order of the first request of a lane that is aimed at a worker, or nil
 local function first_aimed(class, tenant, worker)
   local key = aimed_at(class, worker, tenant)
   while true do
@@ -147,9 +150,9 @@ local function open_in(class, tenant, search)
   if not id or is_open(search, route(id)) then return id, item end
   local order
   for _, worker in ipairs(searched(search)) do
-    local first, waits, ordinal = first_aimed(class, tenant, worker)
-    if first and not (order and order < ordinal) and is_open(search, route(first)) then
-      order, id, item = ordinal, first, waits
+    local first, waits, own = first_aimed(class, tenant, worker)
+    if first and not (order and order < own) and is_open(search, route(first)) then
+      order, id, item = own, first, waits
     end
   end
   if order then return id, item end
@@ -170,7 +173,11 @@ local function open_of(class, search)
     end
     tenant, virtual = next_lane(class, search)
   end
-  if tenant or search.lanes[class] > 0 then search.passed = true else set('n#' .. class, 0) end
+  if tenant or search.lanes[class] > 0 then
+    search.passed = true
+  elseif paused.count == 0 then
+    set('n#' .. class, 0)
+  end
 end
 
 -- Take the next request of a class, unless it needs more seats than are free. A request that needs more seats than any
@@ -193,16 +200,44 @@ local function take(class, start, weight, room, capacity, search)
   drained(class, item.cost)
   for other = 1, CLASSES do room[other] = room[other] - item.seats end
   if search then note_taken(search, class, id, item.seats) end
-  return { class, entry, item.payload, 1 }
+  return { class, entry, item.payload, 1, tenant = tenant, cost = item.cost } -- the reply has the first four
 end
 
--- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms}
+-- -> the id of the longest waiting request without a target in a lane, whose first is `first`
+local function first_untargeted(lane, first)
+  if number('targeted') == 0 then return first end
+  for start = 0, math.huge, DEPTH_CHUNK do
+    local ids = redis.call('ZRANGE', lane, start, start + DEPTH_CHUNK - 1)
+    if not ids[1] then return nil end
+    for i, arrived in ipairs(redis.call('ZMSCORE', targeted, unpack(ids))) do
+      if not arrived then return ids[i] end
+    end
+  end
+end
+
+-- -> the time of arrival in ms of the longest waiting request with a target, or nil
+local function oldest_targeted()
+  while true do
+    local id = redis.call('ZRANGE', targeted, 0, 0)[1]
+    local item = id and waiter(id)
+    if not id or item then return item and item.born end
+    redis.call('ZREM', targeted, id) -- taken by an earlier version, which does not know targets
+  end
+end
+
+-- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms, seconds until the last is taken or ''}
 function commands.depth()
-  local held, oldest = 0, nil
+  local held, oldest, wait = 0, oldest_targeted(), 0
   for class = 1, CLASSES do
     held = held + redis.call('XLEN', streams[class])
+    local queued = number('n#' .. class)
+    if queued > 0 then
+      local speed = rate(class)
+      wait = math.max(wait, speed and speed > 0 and queued / speed or math.huge)
+    end
     for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
-      local first = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
+      local lane = lane_of(class, tenant)
+      local first = first_untargeted(lane, redis.call('ZRANGE', lane, 0, 0)[1])
       local item = first and waiter(first)
       if item and (not oldest or item.born < oldest) then oldest = item.born end
     end
@@ -210,20 +245,20 @@ function commands.depth()
   local promised = redis.call('ZRANGE', reserved_at, 0, 0, 'WITHSCORES')[2]
   if promised then oldest = math.min(oldest or math.huge, tonumber(promised)) end
   local age = oldest and math.max(0, math.floor(seconds() * 1000) - oldest) or 0
-  return { number('n'), number('t'), held, age }
+  return { number('n'), number('t'), held, age, wait < math.huge and string.format('%.3f', wait) or '' }
 end
 
--- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue.
+-- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue
 function commands.outlook()
   local class = tonumber(ARGV[4])
-  local lane = lane_of(class, ARGV[5])
-  local rank = redis.call('ZRANK', lane, ARGV[6])
+  local rank = redis.call('ZRANK', lane_of(class, ARGV[5]), ARGV[6])
   if not rank then
     if reservation(ARGV[6]) ~= '1' then return nil end
     return { number('n#' .. class) + (redis.call('ZRANK', reserved_at, ARGV[6]) or 0) + 1, '' }
   end
-  local place = place_in_class(class, ARGV[5], rank)
-  local speed = rate(class)
+  local place = place_in(class, ARGV[5], rank)
+  local model_gate, tenant_gate = gates_of(ARGV[5])
+  local speed = model_gate ~= 'paused' and tenant_gate ~= 'paused' and rate(class)
   return { place, speed and speed > 0 and string.format('%.3f', place / speed) or '' }
 end
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
-from shared.errors import HeadraceError, QueueFull, TenantQueueFull
+from shared.errors import HeadraceError, QueueFull, TargetUnreachable, TenantQueueFull
 from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.queue.interface import (
     CLASS_WEIGHTS,
@@ -17,20 +18,25 @@ from shared.queue.interface import (
     Backlogs,
     Bounds,
     Claim,
+    ClassDemand,
     Delivery,
     Lost,
     Pulled,
     QueueDepth,
     Room,
+    drain_refusal,
+    lane_order,
+    late,
+    latest_start,
     refusal,
 )
 from shared.queue.memory_lanes import Held, Lane, ModelQueue, Search, Sighting, Waiting
+from shared.queue.memory_rate import WINDOW_S
 from shared.queue.router import Router
+from shared.queue.survey import RecentRequest
 from shared.redis import keys
 from shared.token_log.memory import MemoryLive
 from shared.validation.token_estimate import token_estimate
-
-WINDOW_S = 30.0  # over which the drain rate is averaged
 
 
 class MemoryTransport:
@@ -61,24 +67,31 @@ class MemoryTransport:
         self._queues: dict[str, ModelQueue] = {}
 
     async def publish(self, request: Request) -> Ticket:
-        queue, priority, tenant = self._queue(request.model), request.priority, request.tenant
+        queue, priority, tenant = self.queue(request.model), request.priority, request.tenant
         [aim] = await self._router.aims([request], self._loads) if self._router else [""]
         cost = token_estimate(request)
         ticket = Ticket(request.id, request.model, priority, tenant)
         if await self.outlook(ticket) is not None:
             return ticket
         self._check(queue, request, cost)
+        now = self._clock()
+        arrival = queue.arrive(now)
+        order = lane_order(request)
+        order = arrival if order is None else order
+        self._check_start(queue, request, order)
         found = queue.classes[priority]
-        own = len(found.lanes[tenant].requests) if tenant in found.lanes else 0
-        backlog = queue.backlog(priority, tenant, own) if queue.waiting() else None
+        rank = 1 + queue.ahead_of(priority, tenant, order)
+        backlog = queue.backlog(priority, tenant, rank) if queue.waiting() else None
         if not found.waiting:
             found.start = max(found.start, queue.clock)
         if tenant not in found.lanes:
             found.lanes[tenant] = Lane(max(found.resting.pop(tenant, 0.0), found.clock))
-        found.lanes[tenant].requests[request.id] = Waiting(request, cost, self._clock(), aim, backlog)
+        found.lanes[tenant].add(Waiting(request, cost, now, order, aim, backlog))
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
-        self._live.publish(keys.wake_channel(request.model), b"published")
+        queue.published += 1
+        queue.recent.append(RecentRequest((int(self._clock() * 1000), queue.published), request.id))
+        self.announce(request.model)
         return ticket
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
@@ -86,36 +99,62 @@ class MemoryTransport:
         for request in requests:
             try:
                 places.append(await self.publish(request))
-            except (QueueFull, TenantQueueFull) as refused:
+            except (QueueFull, TenantQueueFull, TargetUnreachable) as refused:
                 places.append(refused)
         return places
 
     def _check(self, queue: ModelQueue, request: Request, cost: int) -> None:
         bounds = self._bounds
+        for name in ("", request.tenant):
+            if queue.gates.get(name) == "draining":
+                raise drain_refusal(request.model, whole_model=not name)
         for whole_model, items, depth, tokens in (
             (True, queue.waiting(), bounds.depth, bounds.tokens),
             (False, queue.waiting(request.tenant), bounds.tenant_depth, bounds.tenant_tokens),
         ):
             total = sum(item.cost for item in items)
             if len(items) >= depth or (items and total + cost > tokens):
-                speed = queue.tokens * self._kept(queue)
+                speed = queue.rate.tokens_per_s(self._clock())
                 excess = max(total / len(items) * max(1.0, depth / 10), total + cost - tokens)
                 raise refusal(request.model, whole_model=whole_model, wait=excess / speed if speed else None)
 
+    def _check_start(self, queue: ModelQueue, request: Request, order: int) -> None:
+        """Raise TargetUnreachable if the request must start earlier than it is expected to."""
+        if (by := latest_start(request)) is None:
+            return
+        wait = self._expected_wait(queue, request, order)
+        if wait is not None and self._clock() + wait > by:
+            raise late(request, wait)
+
+    def _expected_wait(self, queue: ModelQueue, request: Request, order: int) -> float | None:
+        """Return the seconds until a new request is pulled, at the recent rate; None if unknown."""
+        found = queue.classes[request.priority]
+        ahead = queue.ahead_of(request.priority, request.tenant, order)
+        place = queue.place(request.priority, request.tenant, 1 + ahead)
+        free = sum(queue.pullers.values()) - len(queue.held)
+        if len(queue.waiting()) - found.waiting + place <= free:
+            return 0.0
+        if self._clock() - queue.rate.at > WINDOW_S:
+            return None
+        speed = queue.rate.requests_per_s(self._clock(), request.priority)
+        return place / speed if speed else None
+
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
-        queue, seats, now = self._queue(model), dict(room.seats), self._clock()
+        queue, now = self.queue(model), self._clock()
+        seats = dict.fromkeys(PriorityClass, 0) if queue.gates.get("") == "paused" else dict(room.seats)
         queue.workers[worker] = now
         queue.pullers[worker] = room.capacity
         patience = self._router.patience(model) if self._router else 0.0
         search = queue.search(worker, now, lease=self._lease, patience=patience)
         found: list[Delivery] = []
         while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:
-            search.shares = queue.leaves(len(queue.waiting()), worker, queue.spared, now)
+            search.shares = queue.leaves(queue.available(), worker, queue.spared, now)
             priority = min(open_classes, key=lambda p: queue.classes[p].start)
             if delivery := self._take(queue, priority, search, seats, room.capacity):
                 found.append(delivery)
-        spared = search.shares and bool(queue.waiting())
-        if found or not queue.waiting():
+        left = queue.available()
+        spared = search.shares and left > 0
+        if found or not left:
             queue.spared = None
         if spared and queue.spared is None:
             queue.spared = now
@@ -124,7 +163,7 @@ class MemoryTransport:
             passes = search.passed and used < max(room.seats.values())
             queue.see(worker, now, passes=passes)
             spared = spared or passes
-        return Pulled(found, bool(queue.waiting()), spared)
+        return Pulled(found, left > 0, spared)
 
     def _take(
         self,
@@ -146,7 +185,8 @@ class MemoryTransport:
         began, lane.start = lane.start, lane.start + item.cost
         queue.leave(priority, tenant, item.request.id)
         found.resting = {name: start for name, start in found.resting.items() if start > began}
-        self._drained(queue, priority, item.cost)
+        queue.rate.note(self._clock(), priority, item.cost)
+        queue.note_served(self._clock(), priority, tenant, item.cost)
         for other in PriorityClass:
             seats[other] -= item.request.params.n
         if item.aim not in ("", search.worker) and self._router:
@@ -159,25 +199,8 @@ class MemoryTransport:
         )
         return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1, item.backlog)
 
-    def _drained(self, queue: ModelQueue, priority: PriorityClass, cost: int) -> None:
-        now = self._clock()
-        if now - queue.at > 5 * WINDOW_S:
-            queue.since = now
-        kept = math.exp(-(now - queue.at) / WINDOW_S)
-        for each in queue.classes.values():
-            each.drained *= kept
-        queue.classes[priority].drained += 1
-        queue.tokens = queue.tokens * kept + cost
-        queue.at = now
-
-    def _kept(self, queue: ModelQueue) -> float:
-        """Return the factor from a decayed sum to a rate per second; 0 before anything was pulled."""
-        now = self._clock()
-        seen = WINDOW_S * (1 - math.exp(-max(now - queue.since, 1) / WINDOW_S))
-        return math.exp(-(now - queue.at) / WINDOW_S) / seen
-
     async def claim(self, model: str, worker: str, room: Room) -> Pulled:
-        queue, now = self._queue(model), self._clock()
+        queue, now = self.queue(model), self._clock()
         queue.workers[worker] = now
         expired = [entry for entry, held in queue.held.items() if now - held.beat >= self._lease]
         for entry in expired:
@@ -206,7 +229,7 @@ class MemoryTransport:
         return Delivery(held.request, claim, held.attempt, held.backlog)
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
-        queue, lost = self._queue(model), []
+        queue, lost = self.queue(model), []
         if worker in queue.seen:
             queue.seen[worker].at = self._clock()
         for claim in claims:
@@ -218,7 +241,7 @@ class MemoryTransport:
         return lost
 
     async def release(self, model: str, worker: str, claims: Sequence[Claim], *, lost: bool = False) -> None:
-        queue = self._queue(model)
+        queue = self.queue(model)
         for claim in claims:
             held = queue.held.get(claim.entry)
             if held is not None and held.worker == worker:
@@ -226,55 +249,70 @@ class MemoryTransport:
         self._live.publish(keys.wake_channel(model), b"released")
 
     async def leave(self, model: str, worker: str) -> None:
-        self._queue(model).forget(worker)
-        self._live.publish(keys.wake_channel(model), b"published")
+        self.queue(model).forget(worker)
+        self.announce(model)
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
-            queue = self._queue(claim.model)
+            queue = self.queue(claim.model)
             queue.held.pop(claim.entry, None)
             queue.overdue.pop(claim.job_id, None)
 
     async def discard(self, ticket: Ticket) -> None:
-        queue = self._queue(ticket.model)
+        queue = self.queue(ticket.model)
         if queue.leave(ticket.priority, ticket.tenant, ticket.job_id):
             queue.overdue.pop(ticket.job_id, None)
 
     async def depth(self, model: str) -> QueueDepth:
-        queue = self._queue(model)
+        queue = self.queue(model)
         items = queue.waiting()
         oldest = min((item.born for item in items), default=self._clock())
-        return QueueDepth(len(items), sum(i.cost for i in items), len(queue.held), self._clock() - oldest)
+        speeds = [
+            (each.waiting, queue.rate.requests_per_s(self._clock(), priority))
+            for priority, each in queue.classes.items()
+            if each.waiting
+        ]
+        known = all(speed for _, speed in speeds)
+        wait = max((waiting / speed for waiting, speed in speeds), default=0.0) if known else None
+        tokens = sum(item.cost for item in items)
+        return QueueDepth(len(items), tokens, len(queue.held), self._clock() - oldest, wait)
+
+    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+        queue, now = self.queue(model), self._clock()
+        held = Counter(each.priority for each in queue.held.values())
+        found: dict[PriorityClass, ClassDemand] = {}
+        for priority, lanes in queue.classes.items():
+            born = (item.born for lane in lanes.lanes.values() for item in lane.requests.values())
+            speed = queue.rate.requests_per_s(now, priority)
+            found[priority] = ClassDemand(lanes.waiting, held[priority], now - min(born, default=now), speed)
+        return found
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
-        queue = self._queue(ticket.model)
-        found = queue.classes[ticket.priority]
-        lane = found.lanes.get(ticket.tenant)
-        if lane is None or ticket.job_id not in lane.requests:
+        queue = self.queue(ticket.model)
+        if (rank := queue.rank(ticket)) is None:
             return None
-        rank = list(lane.requests).index(ticket.job_id) + 1
-        place = rank + min(found.waiting - len(lane.requests), rank * (len(found.lanes) - 1))
-        speed = found.drained * self._kept(queue)
+        place = queue.place(ticket.priority, ticket.tenant, rank)
+        paused = "paused" in (queue.gates.get(""), queue.gates.get(ticket.tenant))
+        speed = 0.0 if paused else queue.rate.requests_per_s(self._clock(), ticket.priority)
         return Outlook(place, place / speed if speed else None)
 
     async def backlogs(self, ticket: Ticket) -> Backlogs | None:
-        queue = self._queue(ticket.model)
-        lane = queue.classes[ticket.priority].lanes.get(ticket.tenant)
-        if lane is None or ticket.job_id not in lane.requests:
+        queue = self.queue(ticket.model)
+        if (rank := queue.rank(ticket)) is None:
             return None
-        item, rank = lane.requests[ticket.job_id], list(lane.requests).index(ticket.job_id)
+        item = queue.classes[ticket.priority].lanes[ticket.tenant].requests[ticket.job_id]
         return Backlogs(queue.backlog(ticket.priority, ticket.tenant, rank, item), item.backlog)
 
     async def overdue(self, model: str, most: int) -> list[str]:
         now = self._clock()
-        return [job_id for job_id, deadline in self._queue(model).overdue.items() if deadline <= now][:most]
+        return [job_id for job_id, deadline in self.queue(model).overdue.items() if deadline <= now][:most]
 
     async def forget(self, model: str, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
-            self._queue(model).overdue.pop(job_id, None)
+            self.queue(model).overdue.pop(job_id, None)
 
     async def missing(self, model: str, job_ids: Sequence[str]) -> list[str]:
-        queue = self._queue(model)
+        queue = self.queue(model)
         known = {item.request.id for item in queue.waiting()} | {held.request.id for held in queue.held.values()}
         return [job_id for job_id in job_ids if job_id not in known]
 
@@ -285,7 +323,7 @@ class MemoryTransport:
         return Lost([])  # no other program reaches this memory
 
     async def tidy(self, model: str) -> int:
-        queue, now = self._queue(model), self._clock()
+        queue, now = self.queue(model), self._clock()
         busy = {held.worker for held in queue.held.values()}
         gone = [name for name, seen in queue.workers.items() if name not in busy and now - seen > FORGET_AFTER_S]
         for name in gone:
@@ -294,10 +332,18 @@ class MemoryTransport:
         return len(gone)
 
     async def _loads(self, model: str) -> dict[str, int]:
-        return self._queue(model).loads(self._clock(), self._lease)
+        return self.queue(model).loads(self._clock(), self._lease)
 
     def _is_routed(self, model: str) -> bool:
         return self._router is not None and self._router.routes(model)
 
-    def _queue(self, model: str) -> ModelQueue:
+    def queue(self, model: str) -> ModelQueue:
+        """Return the queue of a model."""
         return self._queues.setdefault(model, ModelQueue(model))
+
+    def now(self) -> float:
+        return self._clock()
+
+    def announce(self, model: str) -> None:
+        """Wake the workers of a model."""
+        self._live.publish(keys.wake_channel(model), b"published")

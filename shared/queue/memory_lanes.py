@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from shared.protocol import Backlog, PriorityClass, Request
+from shared.protocol import Backlog, PriorityClass, Request, Ticket
 from shared.queue import interface
+from shared.queue.memory_rate import DrainRate
+from shared.queue.survey import SERVED_WINDOW_S, Gate, LaneSurvey, RecentRequest
+
+MAX_RECENT = 10_000  # requests of one queue that are remembered in the order of their publication
+
+Served = Counter[tuple[PriorityClass, str]]  # tokens by class and tenant
 
 
 @dataclass
 class Waiting:
-    """A waiting request, and the worker it is aimed at; empty for any."""
+    """A waiting request, its order in its lane in ticks, and the worker it is aimed at; empty for any."""
 
     request: Request
     cost: int
     born: float
+    order: int
     aim: str = ""
     backlog: Backlog | None = None
 
 
 @dataclass
 class Lane:
-    """A tenant's waiting requests by id, oldest first, and its virtual time."""
+    """A tenant's waiting requests by id, earliest deadline first, and its virtual time."""
 
     start: float
     requests: dict[str, Waiting] = field(default_factory=dict)
+
+    def add(self, item: Waiting) -> None:
+        """Add a request. It is usually the last; only one with a target may go before others."""
+        last = next(reversed(self.requests.values()), None)
+        self.requests[item.request.id] = item
+        if last is not None and item.order <= last.order:
+            ordered = sorted(self.requests.items(), key=lambda pair: (pair[1].order, pair[0]))
+            self.requests = dict(ordered)
+
+    def ahead_of(self, order: int) -> int:
+        return sum(item.order < order for item in self.requests.values())
 
 
 @dataclass
@@ -37,7 +55,6 @@ class LaneClass:
     clock: float = 0.0
     lanes: dict[str, Lane] = field(default_factory=dict)
     resting: dict[str, float] = field(default_factory=dict)
-    drained: float = 0.0
 
     @property
     def waiting(self) -> int:
@@ -73,11 +90,13 @@ class Search:
 
     These are its own, those of no worker or of one that is not `present`, and those of others that have waited
     since `before`. With `shares`, those of no worker or of one that is not present are left to less loaded workers.
+    Those of `paused` tenants are left where they are.
     """
 
     worker: str
     present: set[str]
     before: float
+    paused: frozenset[str] = frozenset()
     shares: bool = False
     passed: bool = False
 
@@ -90,11 +109,12 @@ class Search:
 
     def first_of(self, lanes: LaneClass) -> tuple[str, Lane, Waiting] | None:
         """Return the next request of a class with its tenant and lane; None if it has none."""
-        for tenant, lane in sorted(lanes.lanes.items(), key=lambda pair: (pair[1].start, pair[0])):
+        going = [(tenant, lane) for tenant, lane in lanes.lanes.items() if tenant not in self.paused]
+        for tenant, lane in sorted(going, key=lambda pair: (pair[1].start, pair[0])):
             for item in lane.requests.values():
                 if self.is_open(item):
                     return tenant, lane, item
-        self.passed = True
+        self.passed = self.passed or bool(going)
         return None
 
 
@@ -112,9 +132,13 @@ class ModelQueue:
         self.spared: float | None = None  # since when requests are left to less loaded workers
         self.left: float | None = None  # the same for requests of lost workers
         self.clock = 0.0
+        self.ordinal = 0  # the last arrival, in ticks
         self.deliveries = 0
-        self.tokens = 0.0
-        self.since = self.at = -math.inf
+        self.rate = DrainRate()
+        self.gates: dict[str, Gate] = {}  # by tenant, the model's under ""; those that are not open
+        self.recent: deque[RecentRequest] = deque(maxlen=MAX_RECENT)
+        self.published = 0
+        self.served: dict[int, Served] = {}  # by period of SERVED_WINDOW_S
 
     def waiting(self, tenant: str | None = None) -> list[Waiting]:
         return [
@@ -126,24 +150,43 @@ class ModelQueue:
         ]
 
     def backlog(self, priority: PriorityClass, tenant: str, rank: int, itself: Waiting | None = None) -> Backlog:
-        """Return what waits beside a request with `rank` others of its tenant before it in its lane."""
-        found = self.classes[priority]
-        lane = found.lanes.get(tenant)
-        own = len(lane.requests) if lane else 0
-        tenants = len(found.lanes) + (own == 0)
+        """Return what waits beside a request with the rank `rank`, from 1, in its lane."""
+        lanes = self.classes[priority].lanes
         others = [item for item in self.waiting() if item is not itself]
         of_tenant = [item for item in others if item.request.tenant == tenant]
         interactive, standard, batch = (
             sum(item.request.priority is each for item in others) for each in PriorityClass
         )
         return Backlog(
-            rank + 1 + min(found.waiting - own, (rank + 1) * (tenants - 1)),
+            self.place(priority, tenant, rank),
             (interactive, standard, batch),
             len(of_tenant),
-            tenants,
+            len(lanes) + (tenant not in lanes),
             sum(item.cost for item in others),
             sum(item.cost for item in of_tenant),
         )
+
+    def arrive(self, now: float) -> int:
+        """Return the order of a request that arrives: the time in ticks, or one more than the last if later."""
+        self.ordinal = max(self.ordinal + 1, int(now * interface.TICKS_PER_S))
+        return self.ordinal
+
+    def place(self, priority: PriorityClass, tenant: str, rank: int) -> int:
+        """Return the place in its class of the request with the rank `rank`, from 1, in its lane."""
+        found = self.classes[priority]
+        lane = found.lanes.get(tenant)
+        own, tenants = (len(lane.requests), len(found.lanes)) if lane else (0, len(found.lanes) + 1)
+        return rank + min(found.waiting - own, rank * (tenants - 1))
+
+    def ahead_of(self, priority: PriorityClass, tenant: str, order: int) -> int:
+        """Return how many requests are before one with the order `order` in its lane."""
+        lane = self.classes[priority].lanes.get(tenant)
+        return lane.ahead_of(order) if lane else 0
+
+    def rank(self, ticket: Ticket) -> int | None:
+        """Return the rank of a request in its lane, from 1; None if it is not there."""
+        lane = self.classes[ticket.priority].lanes.get(ticket.tenant)
+        return list(lane.requests).index(ticket.job_id) + 1 if lane and ticket.job_id in lane.requests else None
 
     def less_loaded(self, worker: str) -> dict[str, int]:
         """Return how many requests each less loaded worker takes until its load is that of `worker`."""
@@ -172,7 +215,37 @@ class ModelQueue:
         """Return the search of a worker that pulls."""
         known = self.seen.get(worker)
         patient = known is None or known.passing is None or now - known.passing < patience
-        return Search(worker, self.present(now, lease), -math.inf if patient else now - patience)
+        paused = frozenset(name for name, gate in self.gates.items() if gate == "paused")
+        return Search(worker, self.present(now, lease), -math.inf if patient else now - patience, paused)
+
+    def available(self) -> int:
+        """Return how many waiting requests are not paused."""
+        if self.gates.get("") == "paused":
+            return 0
+        return len(self.waiting()) - sum(
+            len(self.waiting(tenant)) for tenant, gate in self.gates.items() if gate == "paused"
+        )
+
+    def catch_up(self, tenant: str) -> None:
+        """Resume the lanes of a tenant where those of the others are: it gains nothing by having been paused."""
+        for found in self.classes.values():
+            if (lane := found.lanes.get(tenant)) is not None:
+                lane.start = max(lane.start, found.clock)
+                found.start = max(found.start, self.clock)
+
+    def note_served(self, now: float, priority: PriorityClass, tenant: str, cost: int) -> None:
+        period = int(now // SERVED_WINDOW_S)
+        self.served = {each: counts for each, counts in self.served.items() if each >= period - 1}
+        self.served.setdefault(period, Counter())[priority, tenant] += cost
+
+    def served_lately(self, now: float) -> Served:
+        period = int(now // SERVED_WINDOW_S)
+        return sum((self.served.get(each, Counter()) for each in (period - 1, period)), Counter())
+
+    def survey_lane(self, priority: PriorityClass, tenant: str, served: Served) -> LaneSurvey:
+        lane = self.classes[priority].lanes.get(tenant)
+        items = list(lane.requests.values()) if lane else []
+        return LaneSurvey(len(items), served[priority, tenant], min((i.born for i in items), default=None))
 
     def see(self, worker: str, now: float, *, passes: bool) -> None:
         """Note a pull; `passes`: the worker has room left, and passed over requests that are aimed at others."""

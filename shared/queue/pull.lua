@@ -56,6 +56,14 @@ local function strike_off(others, load)
   end
 end
 
+-- Count the tokens of requests that were taken from a class by tenant, for those who watch the shares.
+local function note_served(class, taken)
+  if not taken[1] then return end
+  local key = served_key(0)
+  for _, item in ipairs(taken) do redis.call('ZINCRBY', key, item.cost, class .. ':' .. item.tenant) end
+  redis.call('PEXPIRE', key, 3 * SERVED_MS)
+end
+
 -- -> whether `count` requests are left to less loaded workers for now. If they were since `since`, and none was taken
 -- within `spare_ms`, those workers are forgotten.
 local function leaves(count, others, load, since, spare_ms)
@@ -69,22 +77,24 @@ end
 -- group, lanes, worker, its seats, for each class its weight and the seats free for it, then the ms for which requests
 -- are left to less loaded workers, the wake channel, the lease in ms, the ms for which requests are left to the worker
 -- they are aimed at, and 1 if requests are aimed at this one
--- -> {entries {class, entry, payload, attempt}, how many still wait, 1 if some of these are left to others, how many of
+-- -> {entries {class, entry, payload, attempt}, how many still wait and are not paused, 1 if some of these are left to others, how many of
 -- the entries were aimed at another worker}
 function commands.pull()
   local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
   read_all()
+  read_gates()
   for class = 1, CLASSES do
     weight[class], room[class], taken[class] = tonumber(ARGV[4 + 2 * class]), tonumber(ARGV[5 + 2 * class]), {}
-    if number('n#' .. class) > 0 and not drain(class, ARGV[7 + 2 * CLASSES]) then room[class] = 0 end
+    if number('n#' .. class) > 0 and not drain(class, ARGV[7 + 2 * CLASSES]) or paused.all then room[class] = 0 end
   end
+  local unavailable = count_paused()
   local held, others = loads(ARGV[4], capacity)
   local since, spare_ms, some, spared = number('spared'), tonumber(ARGV[6 + 2 * CLASSES]), false, false
   local search = number('routed') > 0 and search_of(ARGV[4], math.max(unpack(room)),
     tonumber(ARGV[8 + 2 * CLASSES]), tonumber(ARGV[9 + 2 * CLASSES])) or nil
   local class, start = next_class(room)
   while class do
-    spared = leaves(number('n#1') + number('n#2') + number('n#3'), others, held / capacity, since, spare_ms)
+    spared = leaves(number('n#1') + number('n#2') + number('n#3') - unavailable, others, held / capacity, since, spare_ms)
     if spared and not search then break end
     if search then search.shares = spared end
     local item = take(class, start, weight[class], room, capacity, search)
@@ -93,13 +103,14 @@ function commands.pull()
     end
     class, start = next_class(room)
   end
-  local left = number('n#1') + number('n#2') + number('n#3')
+  local left = math.max(0, number('n#1') + number('n#2') + number('n#3') - unavailable)
   spared = spared and left > 0
   if some or left == 0 then set('spared', 0) end
   if spared and number('spared') == 0 then set('spared', seconds()) end
   if ARGV[10 + 2 * CLASSES] == '1' then spared = end_search(ARGV[4], search) or spared end
   for each = 1, CLASSES do
     hold(each, taken[each])
+    note_served(each, taken[each])
     for _, item in ipairs(taken[each]) do out[#out + 1] = item end
   end
   return { out, left, spared and 1 or 0, search and search.returned or 0 }

@@ -22,11 +22,16 @@ from shared.queue.interface import (
     Backlogs,
     Bounds,
     Claim,
+    ClassDemand,
     Delivery,
     Lost,
     Pulled,
     QueueDepth,
     Room,
+    drain_refusal,
+    lane_order,
+    late,
+    latest_start,
     refusal,
     without_backlog,
 )
@@ -38,7 +43,7 @@ from shared.redis.script import Script
 from shared.validation.token_estimate import token_estimate
 
 CLASSES = tuple(PriorityClass)
-_COMMON = ("structure", "entries", "reservations", "routes", "lanes")
+_COMMON = ("structure", "gates", "entries", "reservations", "routes", "lanes")
 # The parts of each script, and its commands. Each function costs a call 0.1 µs, so that pulls have few of them.
 PARTS = {
     (
@@ -47,11 +52,13 @@ PARTS = {
         "run",
     ): "publish reserve confirm pull leave in_flight discard depth outlook backlog lapsed refuse",
     (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
-    (*_COMMON, "upkeep", "run"): "overdue forget lost missing",
+    (*_COMMON, "upkeep", "demand", "run"): "overdue forget lost missing demand",
 }
+ADMINISTRATION = tuple(Path(__file__).with_name(f"{part}.lua") for part in (*_COMMON, "administration", "run"))
 CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
 MAX_SEATS = 4096  # that one request counts for
 MAX_MS = 2**53  # of a deadline; Lua counts exactly up to here
+LATE = 5  # refuses a request that would start later than it must
 MAX_LOST = 256  # lost requests that one call reports
 _backlog_decoder = msgspec.json.Decoder(Backlog)
 JOB_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
@@ -88,7 +95,8 @@ class RedisStreams:
 
     async def reserve(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
         """Promise each a place, under the bounds of `publish`, which later fulfils the promise."""
-        return await self._place("reserve", requests, [(_deadline(request),) for request in requests])
+        details = [(_deadline(request), *_target(request)) for request in requests]
+        return await self._place("reserve", requests, details)
 
     async def _place(
         self, command: str, requests: Sequence[Request], details: Sequence[tuple[Any, ...]]
@@ -97,7 +105,7 @@ class RedisStreams:
         bounds = self._bounds
         limits = (bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens)
         calls = [
-            _call(each.model, *_place(each), token_estimate(each), *more, *limits)
+            queue_call(each.model, *_place(each), token_estimate(each), *more, *limits)
             for each, more in zip(requests, details, strict=True)
         ]
         async with self._server.reaching("the queue"):
@@ -106,7 +114,7 @@ class RedisStreams:
 
     async def confirm(self, tickets: Sequence[Ticket], *, written: bool) -> None:
         """Keep the reservations of requests that were written to their topic; give back those of others."""
-        calls = [_call(ticket.model, ticket.job_id, int(written)) for ticket in tickets]
+        calls = [queue_call(ticket.model, ticket.job_id, int(written)) for ticket in tickets]
         async with self._server.reaching("the queue"):
             await self._scripts["confirm"].many("confirm", calls)
 
@@ -174,8 +182,15 @@ class RedisStreams:
         await self._run("discard", ticket.model, *_place(ticket))
 
     async def depth(self, model: str) -> QueueDepth:
-        waiting, tokens, held, age_ms = await self._run("depth", model)
-        return QueueDepth(waiting, tokens, held, age_ms / 1000)
+        waiting, tokens, held, age_ms, wait = await self._run("depth", model)
+        return QueueDepth(waiting, tokens, held, age_ms / 1000, float(wait) if wait else None)
+
+    async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
+        reply = await self._run("demand", model)
+        return {
+            priority: ClassDemand(waiting, held, age_ms / 1000, float(speed or 0))
+            for priority, (waiting, held, age_ms, speed) in zip(CLASSES, reply, strict=True)
+        }
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         reply = await self._run("outlook", ticket.model, *_place(ticket))
@@ -219,7 +234,7 @@ class RedisStreams:
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):
-            [reply] = await self._scripts[command].many(command, [_call(model, *args)])
+            [reply] = await self._scripts[command].many(command, [queue_call(model, *args)])
         return reply
 
 
@@ -233,7 +248,7 @@ def _scripts(server: RedisServer) -> dict[str, Script]:
     return scripts
 
 
-def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
+def queue_call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
     """Return a call of the script: its keys, and the arguments with those that all commands take."""
     return keys.transport(model), (keys.GROUP, keys.lane_prefix(model), *args)
 
@@ -241,11 +256,22 @@ def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
 def _published(request: Request, aim: str) -> tuple[Any, ...]:
     """Return the arguments of `publish` after the request's place and cost."""
     seats = max(1, min(request.params.n, MAX_SEATS))
-    return seats, _deadline(request), encode(without_backlog(request)), keys.wake_channel(request.model), aim
+    content, wake = encode(without_backlog(request)), keys.wake_channel(request.model)
+    return seats, _deadline(request), content, wake, aim, *_target(request)
+
+
+def _target(request: Request) -> tuple[int | str, int | str]:
+    """Return the order in the lane in ticks, and the latest start in ms; each empty without one."""
+    order, start = lane_order(request), latest_start(request)
+    return "" if order is None else order, "" if start is None else int(start * 1000)
 
 
 def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:
-    """Decode a reply: the bound that was met, or 0, and the seconds until there is room."""
+    """Decode a reply: the bound that was met (1, 2), the gate that drains (3, 4), LATE or 0, and seconds."""
+    if which == LATE:
+        return late(request, float(wait))
+    if which > 2:
+        return drain_refusal(request.model, whole_model=which == 3)
     if which:
         return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
     return Ticket(request.id, request.model, request.priority, request.tenant)

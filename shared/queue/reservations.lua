@@ -1,8 +1,10 @@
 -- The bounds of the queue, and the reservations of requests on their way through Kafka.
 
 -- -> the bound that one more request of `cost` tokens would exceed (1: the model's, 2: the tenant's) and the seconds
--- until there may be room; nil if there is room. A request larger than a bound of tokens is admitted if nothing waits.
+-- until there may be room, or the gate that drains (3, 4); nil if there is room. A request larger than a bound of tokens is admitted if nothing waits.
 local function refusal(tenant, cost, bounds)
+  local drains = drain_refusal(tenant)
+  if drains then return drains end
   for i, whose in ipairs({ '', ':' .. tenant }) do
     local n, t = number('n' .. whose), number('t' .. whose)
     local depth, tokens = tonumber(bounds[2 * i - 1]), tonumber(bounds[2 * i])
@@ -12,6 +14,37 @@ local function refusal(tenant, cost, bounds)
       return { i, speed and speed > 0 and string.format('%.3f', excess / speed) or '' }
     end
   end
+end
+
+-- -> the place in a class of the request with the rank `rank`, from 0, in its lane, and how many tenants take turns. Of
+-- each other tenant, as many requests go before it as of its own tenant, as far as there are any.
+local function place_in(class, tenant, rank)
+  local lane = redis.call('ZCARD', lane_of(class, tenant))
+  local others = number('n#' .. class) - lane
+  local tenants = redis.call('ZCARD', lanes[class]) + (lane == 0 and 1 or 0)
+  return rank + 1 + math.min(others, (rank + 1) * (tenants - 1)), tenants
+end
+
+-- -> how many requests are before one with the order `order` in its lane
+local function ahead_of(class, tenant, order)
+  return redis.call('ZCOUNT', lane_of(class, tenant), '-inf', '(' .. string.format('%.17g', order))
+end
+
+-- -> seconds until a request that enters its lane with the order `order` is pulled, at the recent rate; nil if unknown
+local function expected_wait(class, tenant, order)
+  local place, free = place_in(class, tenant, ahead_of(class, tenant, order)), 0
+  for _, seats in ipairs(redis.call('HVALS', pullers)) do free = free + finite(seats) end
+  for each = 1, CLASSES do free = free - redis.call('XLEN', streams[each]) end
+  if number('n') - number('n#' .. class) + place <= free then return 0 end
+  if seconds() - number('at') > WINDOW_S then return nil end
+  local speed = rate(class)
+  if speed and speed > 0 then return place / speed end
+end
+
+-- -> {5, seconds} if a request that must start by `by`, in ms, is expected to start later; nil if not, or if `by` is ''
+local function too_late(class, tenant, order, by)
+  local wait = by ~= '' and expected_wait(class, tenant, order)
+  if wait and seconds() + wait > tonumber(by) / 1000 then return { 5, string.format('%.3f', wait) } end
 end
 
 -- -> confirmed ('1' or '0'), cost, class and tenant of a reservation; nil if there is no such reservation
@@ -32,12 +65,13 @@ local function unreserve(id)
   return born
 end
 
--- group, lanes, class, tenant, request id, cost, deadline in ms or '', then the bounds as for publish
--- -> {0}, or {exceeded bound, seconds or ''}
+-- group, lanes, class, tenant, request id, cost, deadline in ms or '', then order, latest start and the bounds as for
+-- publish -> {0}, or {what refuses it, seconds or ''}
 function commands.reserve()
   local tenant, id, cost = ARGV[5], ARGV[6], tonumber(ARGV[7])
   if redis.call('HEXISTS', waiting, id) == 1 or redis.call('HEXISTS', reserved, id) == 1 then return { 0 } end
-  local refused = refusal(tenant, cost, { unpack(ARGV, 9) })
+  local refused = refusal(tenant, cost, { unpack(ARGV, 11) })
+    or too_late(tonumber(ARGV[4]), tenant, tonumber(ARGV[9]) or seconds() * TICKS_PER_S, ARGV[10])
   if refused then return refused end
   redis.call('HSET', reserved, id, table.concat({ 0, cost, ARGV[4], tenant }, ':'))
   redis.call('ZADD', reserved_at, string.format('%d', seconds() * 1000), id)

@@ -15,7 +15,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
+from shared.metrics.common import ROUTED
 from shared.models.worker_registry import Registry, WorkerInfo
 from shared.protocol import Infer, Request
 from shared.routing.interface import Policy, WorkerState
@@ -48,7 +50,7 @@ class Fleet:
         self.workers[worker] = dataclasses.replace(state, tokens_in_flight=state.tokens_in_flight + tokens)
 
 
-class Router:
+class Router(Collector):
     """Chooses workers under the settings' policies; also a collector of metrics for Prometheus.
 
     Args:
@@ -98,8 +100,7 @@ class Router:
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the counters for Prometheus."""
-        labels = ["model", "policy", "outcome"]
-        family = CounterMetricFamily("headrace_routed_requests", "Requests routed, by outcome", labels=labels)
+        family = CounterMetricFamily(ROUTED.name, ROUTED.text, labels=ROUTED.labels)
         for (model, outcome), number in sorted(dict(self.outcomes).items()):
             family.add_metric([model, policy_name(self._settings, model), outcome], number)
         yield family

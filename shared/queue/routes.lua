@@ -1,5 +1,5 @@
 -- Routes of requests that were published under a policy other than `pull`. A waiting request is aimed at one worker;
--- its id is also in a sorted set of its lane and that worker, by ordinal. A held request belongs to its holder.
+-- its id is also in a sorted set of its lane and that worker, in its order. A held request belongs to its holder.
 --
 -- routes:    hash id -> cost:time in ms:worker
 -- in_flight: hash worker -> tokens of the requests aimed at it or held by it
@@ -149,7 +149,7 @@ local function next_lane(class, search)
   local rank, list = search.lanes[class], search.lists[class]
   if not list or rank > list.last then -- most often, the first has one
     list = { first = rank, last = rank == 0 and 0 or MAX_LANES - 1 }
-    list.found = redis.call('ZRANGE', lanes[class], list.first, list.last, 'WITHSCORES')
+    list.found = open_lanes(class, list.first, list.last)
     search.lists[class] = list
   end
   local i = 2 * (rank - list.first) + 1

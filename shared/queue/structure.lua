@@ -1,11 +1,13 @@
 -- The queue's scripts, joined from some of these files in this order:
 --   structure     the keys, the counters, the drain rate
+--   gates         paused and draining models and tenants
 --   entries       a class's stream: what workers hold, and what other programs wrote
 --   reservations  bounds, and places of requests on their way through Kafka
 --   routes        the worker that a request is aimed at, or that holds it
 --   lanes         waiting requests under start-time fair queueing
 --   pull          handing them to workers by load
 --   leases        claim, renew, release and acknowledge held requests
+--   administration  what operators see and change
 --   upkeep        deadlines, and places that another program deleted
 --   run           runs the command
 -- ARGV[1] names a command, ARGV[2] the consumer group, ARGV[3] begins the lanes' keys: which tenants wait is known here
@@ -20,11 +22,16 @@
 -- Another program may have written into any of these keys, or deleted some. Foreign data is set aside. `lost` reports
 -- requests whose place was deleted, by comparing what was accepted with what waits or is held.
 --
--- counters: ordinal        requests ever published
+-- The order in a lane is earliest deadline first: a request's score is its arrival, or with a target for its first
+-- token, the time at which that target less the usual one would have been its arrival. A request without a target so
+-- counts as one with the usual target.
+--
+-- counters: ordinal        the last arrival, in ticks: the time, or one more than the last if that is later
 --           n, t           waiting requests and tokens; n#<class>; n:<tenant>, t:<tenant> while there are any
 --           clock:<class>  virtual time of the class's lanes; clock: of the classes; v:<class> a class's own
 --           spared, left   since when workers have left waiting requests, and those of lost workers, to less loaded
 --                          ones, and none was taken
+--           targeted       waiting requests with a target
 --           routed         waiting requests with a route; routed:<worker> while there are any
 --           r:<class>, rt, at, since   decayed requests by class, and tokens, that were pulled; when last; since when
 
@@ -41,9 +48,15 @@ local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:cl
 local accepted = KEYS[15]
 local pullers = KEYS[16] -- hash worker -> its seats
 local routes, in_flight, seen = KEYS[17], KEYS[18], KEYS[19] -- see routes.lua
+local targeted = KEYS[20] -- ids of waiting requests with a target, by time of arrival in ms
+local gates = KEYS[21] -- see gates.lua
+local recent = KEYS[22] -- stream of the ids of requests, as they were published
+local TICKS_PER_S = 1e5 -- of the order in a lane
 local MAX_DRAINED = 256 -- undelivered entries of a stream that one call handles
 local MAX_EXPIRED = 256 -- entries of a stream with an expired lease that one call looks at
 local MAX_ID_CHARS = 256
+local MAX_RECENT = 10000 -- requests that `recent` has
+local SERVED_MS = 60000 -- period for which served tokens are counted together
 local commands = {}
 
 local function is_id(text) return #text <= MAX_ID_CHARS and not string.find(text, '[^%w_.:-]') end
@@ -78,7 +91,7 @@ local function read_tenant(tenant)
 end
 
 local function read_all()
-  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared', 'routed' }
+  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared', 'routed', 'targeted' }
   for class = 1, CLASSES do
     for _, of in ipairs({ 'n#', 'v:', 'clock:', 'r:' }) do fields[#fields + 1] = of .. class end
   end
@@ -127,6 +140,11 @@ local function rate(class)
   local seen = WINDOW_S * (1 - math.exp(-math.max(now - number('since'), 1) / WINDOW_S))
   local kept = math.exp(-(now - at) / WINDOW_S) / seen
   return number('r:' .. class) * kept, number('rt') * kept
+end
+
+-- -> sorted set of `class:tenant` by the tokens that were served in a period: 0 is the present one, -1 the one before
+local function served_key(period)
+  return ARGV[3] .. 'served:' .. string.format('%d', math.floor(seconds() * 1000 / SERVED_MS) + period)
 end
 
 local function drained(class, cost)

@@ -61,8 +61,17 @@ local function tally(counts, class, cost, tenant)
   end
 end
 
+-- Forget the targets of requests that no longer wait. -> how many do
+local function recount_targets()
+  for _, id in ipairs(redis.call('ZRANGE', targeted, 0, -1)) do
+    if redis.call('HEXISTS', waiting, id) == 0 then redis.call('ZREM', targeted, id) end
+  end
+  return redis.call('ZCARD', targeted)
+end
+
 -- Rewrite the counters of waiting and reserved requests.
 local function recount(counts)
+  counts.targeted = recount_targets()
   local promised = redis.call('HGETALL', reserved)
   for i = 1, #promised, 2 do
     local _, cost, _, tenant = reservation(promised[i])
@@ -71,7 +80,7 @@ local function recount(counts)
   local all = redis.call('HGETALL', counters)
   for i = 1, #all, 2 do
     local counted = all[i] == 'n' or all[i] == 't' or string.find(all[i], '^[nt][:#]')
-      or string.find(all[i], '^routed')
+      or all[i] == 'targeted' or string.find(all[i], '^routed')
     if counted and finite(all[i + 1]) ~= (counts[all[i]] or 0) then set(all[i], counts[all[i]] or 0) end
   end
   for field, value in pairs(counts) do

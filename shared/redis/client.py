@@ -28,6 +28,7 @@ from redis.exceptions import (
 
 from shared.errors import Unavailable
 from shared.redis.cluster import Cluster
+from shared.redis.error_counts import RedisErrors
 from shared.redis.foreign import ForeignEntries
 from shared.redis.multiplexer import Pipe
 from shared.redis.node import Client, noticing
@@ -66,6 +67,7 @@ class RedisServer:
     client: Client
     timeout: float
     foreign: ForeignEntries = field(default_factory=ForeignEntries)
+    errors: RedisErrors = field(default_factory=RedisErrors)
 
     @classmethod
     def connect(cls, url: str, *, timeout: float) -> RedisServer:
@@ -101,6 +103,7 @@ class Reaching:
         if isinstance(error, builtins.TimeoutError):
             self._server.client.drop_silent()
         if error is not None and (unavailable := _unavailable(self._what, error)) is not None:
+            self._server.errors.note(error)
             raise unavailable from error
 
 

@@ -10,6 +10,9 @@ from typing import TypeVar
 import msgspec
 import structlog
 from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from shared.metrics.common import FOREIGN_ENTRIES
 
 MAX_PLACES = 1024  # remembered, so that each is logged and counted once
 # Errors of decoding a value that Headrace did not write: JSON, UTF-8, numbers, missing fields.
@@ -22,7 +25,7 @@ S = TypeVar("S")
 log = structlog.get_logger(__name__)
 
 
-class ForeignEntries:
+class ForeignEntries(Collector):
     """Foreign entries that one process found; a collector for Prometheus."""
 
     def __init__(self) -> None:
@@ -62,11 +65,7 @@ class ForeignEntries:
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the counters for Prometheus."""
-        family = CounterMetricFamily(
-            "headrace_foreign_entries",
-            "Entries of another program found in Headrace's Redis keys, and set aside or passed over",
-            labels=["structure"],
-        )
+        family = CounterMetricFamily(FOREIGN_ENTRIES.name, FOREIGN_ENTRIES.text, labels=FOREIGN_ENTRIES.labels)
         for structure, count in list(self.found.items()):
             family.add_metric([structure], count)
         yield family

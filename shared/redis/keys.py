@@ -17,6 +17,10 @@ request's state and log another.
 | routes | hash per model: id -> cost, time, worker it is aimed at or held by | publish, pull | the request ends |
 | aimed | sorted set per model, class, worker, tenant: ids in order | publish, pull, discard | empty |
 | in-flight, seen | hashes per model: worker -> its tokens, its last call | publish; workers | it leaves; `tidy` |
+| gates | hash per model: tenant, or '' for the model -> paused or draining | API: admin port | opened again |
+| recent | stream per model: the last 10,000 requests' ids | publish | forever, one per model |
+| served | sorted set per model and minute: class and tenant by tokens | pull | three minutes |
+| AUDIT | stream: the last 10,000 administrative actions | API: admin port | bounded |
 | counters | hash per model | publish, pull, discard | forever, one per model |
 | state | hash per request | API: create, cancel; worker: acquire, append | result TTL after the end |
 | log | stream per request, entry id = last seq + 1 | worker: append; API: cancel | with its state |
@@ -27,6 +31,7 @@ request's state and log another.
 | worker_exit | JSON per model: the last end of a worker | `headrace up` | shortly after the restart |
 | WORKER_EXITS | hash: cause and model -> how many workers ended | `headrace up` | forever, three per model |
 | WORKERS, MODELS | sets of the ids and names | the same | a reader finds the entry gone |
+| drain_order | string per worker: how it shall leave | `headrace worker drain` | an hour |
 | ASLEEP | set of the models that were put to sleep | API: sleep, wake | woken |
 | hold | string per lock: leaders, idempotency keys | the owner | its ttl |
 | files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | deleted or expired |
@@ -54,6 +59,8 @@ WORKERS = "hr:workers"
 WORKER_EXITS = "hr:worker-exits"
 MODELS = "hr:models"
 ASLEEP = "hr:asleep"
+AUDIT = "hr:audit"
+DRAIN_WAKE = "hr:drain-wake"  # tells the workers that one of them was ordered to leave
 DEAD_INDEX = "hr:{dead}:index"
 DEAD_LETTERS = "hr:{dead}:letters"
 FILES = ("hr:{files}:records", "hr:{files}:sizes", "hr:{files}:ends")
@@ -84,14 +91,15 @@ def transport(model: str) -> tuple[str, ...]:
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
     streams = [queue(model, priority) for priority in PriorityClass]
-    kinds = ("reserved", "reserved-at", "accepted", "pullers", "routes", "in-flight", "seen")
-    return (*single, *per_class, *streams, *(f"{prefix}:{kind}" for kind in kinds))
+    kinds = ("reserved", "reserved-at", "accepted", "pullers", "routes", "in-flight", "seen", "targeted", "gates")
+    return (*single, *per_class, *streams, *(f"{prefix}:{kind}" for kind in (*kinds, "recent")))
 
 
 def lane_prefix(model: str) -> str:
     """Return the prefix of lane keys; the script appends class, colon and tenant, in the same slot.
 
-    For the requests of a lane that are aimed at one worker, it appends `aimed`, class, worker and tenant.
+    For the requests of a lane that are aimed at one worker, it appends `aimed`, class, worker and tenant; for the
+    tokens served in a minute, `served` and that minute.
     """
     return f"hr:{{q:{model}}}:lane:"
 
@@ -145,6 +153,10 @@ def worker(worker_id: str) -> str:
 def control_channel(worker_id: str) -> str:
     """Return the channel that carries ids of requests that the worker must stop."""
     return f"hr:worker:{worker_id}:control"
+
+
+def drain_order(worker_id: str) -> str:
+    return f"hr:worker:{worker_id}:drain"
 
 
 def worker_exit(model_name: str) -> str:

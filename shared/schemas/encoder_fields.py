@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +15,13 @@ from shared.schemas.neutral_fields import NOT_SUPPORTED, RequestIdField, Unsuppo
 from shared.schemas.parameter_fields import ModelName, parameter_field
 
 MAX_INPUTS = 32  # in one queued request, so that workers share the inputs of a call, and results stay small
+
+Item = TypeVar("Item")
+
+
+def shares(inputs: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
+    """Cut the inputs of a call into those of its queued requests, in order."""
+    return (tuple(inputs[first : first + MAX_INPUTS]) for first in range(0, len(inputs), MAX_INPUTS))
 
 
 class EncoderFields(ParameterFields, RequestIdField):

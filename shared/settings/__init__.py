@@ -5,6 +5,7 @@ Every package may import this one; it imports only `shared.errors` and `shared.p
 
 from shared.settings.engine_fields import QuantizationName, ReasoningParserName
 from shared.settings.fields import NO_MODEL, Settings, user_folder
+from shared.settings.observability_fields import MetricsNames
 from shared.settings.repository_fields import ModelControl, parse_memory
 from shared.settings.routing_fields import PolicyName, RoutingKey
 from shared.settings.runtime_fields import RuntimeName, UpstreamResume
@@ -15,6 +16,7 @@ __all__ = [
     "ENV_PREFIX",
     "NO_MODEL",
     "Loaded",
+    "MetricsNames",
     "ModelControl",
     "PolicyName",
     "QuantizationName",

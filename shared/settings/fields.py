@@ -15,6 +15,7 @@ from shared.plans import Plans, Windows
 from shared.settings.engine_fields import EngineFields
 from shared.settings.health_fields import HealthFields
 from shared.settings.length_fields import LengthFields
+from shared.settings.observability_fields import ObservabilityFields
 from shared.settings.repository_fields import RepositoryFields
 from shared.settings.routing_fields import RoutingFields
 from shared.settings.runtime_fields import RuntimeFields
@@ -29,7 +30,14 @@ def user_folder(variable: str, fallback: str) -> Path:
 
 
 class Settings(
-    StartupFields, HealthFields, RoutingFields, LengthFields, RepositoryFields, EngineFields, RuntimeFields
+    ObservabilityFields,
+    StartupFields,
+    HealthFields,
+    RoutingFields,
+    LengthFields,
+    RepositoryFields,
+    EngineFields,
+    RuntimeFields,
 ):
     """Settings of all processes; each process reads those that it needs."""
 
@@ -291,19 +299,6 @@ class Settings(
     webhook_timeout: float = Field(10, gt=0, le=60, description="seconds that one delivery of a webhook may take")
     webhook_retry_for: float = Field(
         86_400, ge=0, description="seconds after a job's end during which delivery of its webhook is retried"
-    )
-
-    metrics_port: int | None = Field(
-        None,
-        ge=0,
-        le=65535,
-        description="port of a worker's /metrics, on `host`; 0 picks a free one; default: no such port",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="lowest level that is logged"
-    )
-    log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto means console on a terminal and json elsewhere"
     )
 
     @model_validator(mode="before")

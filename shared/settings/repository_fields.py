@@ -57,7 +57,9 @@ class RepositoryFields(BaseModel):
         "`response_cache`, in bytes",
     )
     triton_metrics: bool = Field(
-        False, description="show the statistics of the repository's models under Triton's names (nv_…) too"
+        False,
+        description="show the statistics of the repository's models, and the load of the machine, under Triton's "
+        "names (nv_…) too",
     )
 
     @field_validator("model_memory")

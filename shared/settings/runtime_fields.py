@@ -75,8 +75,8 @@ class RuntimeFields(BaseModel):
     )
     mixed_workers: MixedWorkers = Field(
         "refuse",
-        description="what a worker does if its runtime or fingerprint (weights, precision, kind of device, version "
-        "of torch) differs from that of its model's running workers; refuse: it does not start; allow: it serves "
-        "beside them, as rolling updates and unequal machines require; an answer that another of them continues "
-        "may then differ",
+        description="what a worker does if its runtime or fingerprint (weights, precision, kernels, device, "
+        "version of torch) differs from that of its model's running workers; refuse: it does not start; allow: it "
+        "serves beside them, as rolling updates and unequal machines require; an answer that another of them "
+        "continues may then differ",
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from shared.settings.scaling_fields import ScalingFields
 
 
-class StartupFields(BaseModel):
+class StartupFields(ScalingFields):
     """Settings of a worker's start, and of how many workers a model needs."""
 
     warmup_requests: Path | None = Field(

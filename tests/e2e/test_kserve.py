@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,9 +15,10 @@ from tritonclient.utils import InferenceServerException
 from shared.runtime.sockets import free_port
 from tests.support.launched_server import Launched
 from tests.support.tensor_repository import CONFIGS, write_repository
-from tests.support.waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.slow
+ABSENT = (OSError, InferenceServerException)  # errors of clients before the server or the model is there
 Http = over_http.InferenceServerClient
 Grpc = over_grpc.InferenceServerClient
 
@@ -33,7 +33,10 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s
     try:
         address = launched.url.removeprefix("http://")
         with Http(address, network_timeout=LIMIT_S, connection_timeout=LIMIT_S) as client:
-            until(lambda: {each["name"] for each in client.get_model_repository_index()} >= CONFIGS.keys())
+            until(
+                lambda: {each["name"] for each in client.get_model_repository_index()} >= CONFIGS.keys(),
+                despite=ABSENT,
+            )
             for name in CONFIGS:
                 client.load_model(name)
         yield address, f"127.0.0.1:{port}"
@@ -51,19 +54,6 @@ def http(addresses: tuple[str, str]) -> Iterator[Http]:
 def grpc(addresses: tuple[str, str]) -> Iterator[Grpc]:
     with Grpc(addresses[1]) as client:
         yield client
-
-
-def until(holds: Any) -> None:
-    """Wait until a condition holds; an exception of the client counts as false."""
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        try:
-            if holds():
-                return
-        except (OSError, InferenceServerException):
-            pass
-        time.sleep(0.05)
-    raise AssertionError("the condition did not hold in time")
 
 
 def given(form: Any, name: str, *rows: list[int]) -> Any:
@@ -118,7 +108,7 @@ def test_statistics_count_inferences(http: Http, grpc: Grpc) -> None:
 
     before = count()
     http.infer("add_sub", pair(over_http), model_version="2")
-    until(lambda: count() > before)
+    until(lambda: count() > before, despite=ABSENT)
 
 
 def test_sequences_and_decoupled_models_stream(grpc: Grpc) -> None:
@@ -140,6 +130,6 @@ def test_sequences_and_decoupled_models_stream(grpc: Grpc) -> None:
 
 def test_a_model_is_unloaded_and_loaded_again(http: Http, grpc: Grpc) -> None:
     http.unload_model("repeat")
-    until(lambda: not grpc.is_model_ready("repeat"))
+    until(lambda: not grpc.is_model_ready("repeat"), despite=ABSENT)
     grpc.load_model("repeat")
-    until(lambda: http.is_model_ready("repeat"))
+    until(lambda: http.is_model_ready("repeat"), despite=ABSENT)

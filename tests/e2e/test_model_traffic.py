@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from headrace.cli.main import app
 from shared.runtime.sockets import free_port
 from tests.support.launched_server import Launched
 from tests.support.onnx_models import place, scaled_sum
-from tests.support.waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.slow
 Models = Callable[..., Any]
@@ -40,24 +39,11 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Launche
         return json.loads(done.stdout)
 
     try:
-        until(lambda: responds(f"http://127.0.0.1:{port}/live"))
+        live = f"http://127.0.0.1:{port}/live"
+        until(lambda: httpx.get(live, timeout=LIMIT_S).is_success, despite=(httpx.TransportError,))
         yield running, models
     finally:
         running.stop()
-
-
-def responds(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=LIMIT_S).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_versions_are_added_split_and_compared(launched: tuple[Launched, Models], tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ async def test_an_intake_ends_with_the_error_of_its_thread(bench: Bench, monkeyp
 
     monkeypatch.setattr(ConsumerThread, "_open", broken)
     model = ModelInfo(name=bench.model, max_model_len=8192, created=0)
-    metrics = KafkaMetrics(bench.metrics.registry)
+    metrics = KafkaMetrics(bench.metrics.meter)
     intake = KafkaIntake(bench.settings, bench.backend, model, "a", metrics)
     with pytest.raises(ExceptionGroup) as ended:
         await asyncio.wait_for(intake.run(), LIMIT_S)

@@ -154,11 +154,12 @@ async def test_metrics_count_answered_and_waiting_requests(
     async with administering(app) as admin:
         text = (await admin.get("/metrics")).text
     for line in (
-        f'headrace_api_requests_total{{model="{MODEL}",outcome="ok",route="/v1/chat/completions"}} 1.0',
-        f'headrace_api_tokens_total{{kind="prompt",model="{MODEL}"}} 5.0',
-        f'headrace_api_tokens_total{{kind="completion",model="{MODEL}"}} 3.0',
-        f'headrace_api_time_to_first_token_seconds_count{{model="{MODEL}"}} 1.0',
-        f'headrace_api_inter_token_seconds_count{{model="{MODEL}"}} 2.0',
+        f'headrace_api_requests_total{{class="interactive",model="{MODEL}",outcome="ok",'
+        'route="/v1/chat/completions"} 1.0',
+        f'headrace_api_tokens_total{{class="interactive",kind="prompt",model="{MODEL}"}} 5.0',
+        f'headrace_api_tokens_total{{class="interactive",kind="completion",model="{MODEL}"}} 3.0',
+        f'headrace_api_time_to_first_token_seconds_count{{class="interactive",model="{MODEL}"}} 1.0',
+        f'headrace_api_inter_token_seconds_count{{class="interactive",model="{MODEL}"}} 2.0',
         f'headrace_queue_waiting{{model="{MODEL}"}} 1.0',
         "headrace_api_open_streams 0.0",
         "headrace_api_redis_up 1.0",
@@ -243,7 +244,16 @@ async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     sleep = {"/admin/models/{name}/sleep", "/admin/models/{name}/wake", "/sleep", "/wake_up", "/is_sleeping"}
     of_models = {f"/admin/models/{{name}}/{rest}" for rest in ("comparison", "shadow", "split")}
     repository = {"/admin/models", "/admin/traffic", *of_models, *ORDERS}
-    assert set(document["paths"]) == {"/health", "/live", "/ready", "/metrics", *letters, *sleep, *repository}
+    views = {f"/admin/{view}" for view in ("overview", "requests", "queues", "workers", "audit")}
+    views |= {"/admin/requests/{job_id}", "/admin/workers/{worker_id}", "/admin/scaling/{name}"}
+    gates = {
+        f"/admin/queues/{{name}}{tenant}/{action}"
+        for tenant in ("", "/tenants/{tenant_name}")
+        for action in ("pause", "resume", "drain")
+    }
+    operation = views | gates | {"/admin/queues/{name}"}
+    shared = {"/health", "/live", "/ready", "/metrics"}
+    assert set(document["paths"]) == shared | letters | sleep | repository | operation
     assert set(references(document)) <= set(document["components"]["schemas"])
     for methods in document["paths"].values():
         assert all(operation["responses"] for operation in methods.values())

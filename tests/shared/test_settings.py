@@ -99,6 +99,7 @@ GIVEN = {  # what a pattern or a validator of the setting allows
     "model_memory": "3GiB",
     "vllm_options": {"quantization": "fp8"},
     "upstream_url": "http://127.0.0.1:11434/v1",
+    "spot_notices_url": "http://127.0.0.1:1338",
     "model_routing": {"chat": "prefix-aware"},
     "routing_load_bound": 2.0,
     **dict.fromkeys(("user_requests", "user_tokens", "address_requests"), "7/second;9/5 minutes"),

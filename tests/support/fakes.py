@@ -27,6 +27,8 @@ def make_request(
     created_at: float = 0.0,
     deadline: float | None = None,
     tenant: str = "default",
+    ttft_target: float | None = None,
+    refuse_late: bool = False,
 ) -> Request:
     params = SamplingParams(max_tokens=max_tokens, n=n, seed=7)
     return Request(
@@ -38,6 +40,8 @@ def make_request(
         created_at=created_at,
         deadline=deadline,
         tenant=tenant,
+        ttft_target=ttft_target,
+        refuse_late=refuse_late,
     )
 
 

@@ -13,8 +13,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from producer_api.app import create_app
+from producer_api.rpc import external_scaler_pb2, prediction_pb2
 from producer_api.rpc import inference_pb2 as pb
-from producer_api.rpc import prediction_pb2
 from producer_api.rpc.server import serving as serving_rpc
 from producer_api.services import Context
 from shared.backend import Backend
@@ -23,7 +23,11 @@ from tests.support.fakes import MODEL
 from tests.support.waiting import LIMIT_S
 
 [SERVICE] = pb.DESCRIPTOR.services_by_name.values()
-SERVICES = (SERVICE, *prediction_pb2.DESCRIPTOR.services_by_name.values())
+SERVICES = tuple(
+    service
+    for module in (pb, prediction_pb2, external_scaler_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+)
 
 
 class Client:

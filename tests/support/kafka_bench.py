@@ -16,6 +16,7 @@ from shared.backend import Backend
 from shared.kafka import topics
 from shared.kafka.connection import consumer, producer
 from shared.kafka.message import KafkaRequest, Outgoing, Record, request_record
+from shared.metrics.meter import Meter
 from shared.models.worker_registry import ModelInfo, WorkerInfo
 from shared.settings import Settings
 from tests.support.waiting import LIMIT_S
@@ -132,7 +133,7 @@ class Bench:
     async def intake(self, name: str = "a") -> AsyncIterator[KafkaIntake]:
         model = ModelInfo(name=self.model, max_model_len=8192, created=0, fingerprint="fp_scripted")
         registry = self._registries[name] = CollectorRegistry()
-        intake = KafkaIntake(self.settings, self.backend, model, name, KafkaMetrics(registry))
+        intake = KafkaIntake(self.settings, self.backend, model, name, KafkaMetrics(Meter(registry)))
         running = asyncio.create_task(intake.run())
         try:
             yield intake

@@ -20,7 +20,8 @@ from shared.settings import Settings
 from shared.token_log.interface import Lease
 from tests.support.waiting import LIMIT_S
 from workers.active_request import ActiveRequest
-from workers.engine.interface import EngineOutput, EngineStats, Generator
+from workers.engine.interface import EngineOutput, Generator
+from workers.engine.stats import EngineStats
 from workers.engine_thread import EngineThread
 from workers.preparation.preparer import preparer_for
 from workers.runtimes.select import load_runtime

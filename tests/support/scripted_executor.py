@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workers.engine.interface import EngineStats
+from workers.engine.stats import EngineStats
 from workers.runtimes.vllm.executor import Logprobs, StepResult
 
 LIKELIEST, IMPOSSIBLE = 0, 1  # tokens

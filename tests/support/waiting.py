@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 # It only guards against a hang: no test comes near it unless something is broken. It is below pytest's own timeout,
 # so that the failure shows what the test waited for.
 LIMIT_S = 120.0
 TICK_S = 0.02
+
+POLL_S = 0.05  # between looks at another process
+
+
+def until(holds: Callable[[], bool], *, despite: tuple[type[Exception], ...] = ()) -> None:
+    """Wait until a condition on another process holds; an exception of `despite` counts as false."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            if holds():
+                return
+        except despite:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(POLL_S)
 
 
 class Ticks:

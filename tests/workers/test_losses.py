@@ -50,6 +50,7 @@ async def test_an_answer_continues_where_a_dead_worker_stopped(harness: Harness,
     async with harness.worker():
         events = await answer(backend, request.id)
 
+    assert harness.metrics.registry.get_sample_value("headrace_worker_takeovers_total", {"model": MODEL}) == 1
     assert [answer_tokens(events, c) for c in range(2)] == [expected_tokens(request, c) for c in range(2)]
     end = events[-1].terminal
     assert end is not None
@@ -204,6 +205,8 @@ async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harnes
     assert end.terminal.error.code == "request_abandoned"
     [letter] = await backend.dead_letters.list()
     assert (letter.request, letter.reason, letter.attempts) == (request, end.terminal.error, 1)
+    labels = {"model": MODEL, "reason": "request_abandoned"}
+    assert harness.metrics.registry.get_sample_value("headrace_worker_dead_letters_total", labels) == 1
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -305,6 +308,8 @@ async def test_a_worker_that_lost_its_lease_drops_the_run(harness: Harness, back
         engine.limit = 1
         await wait_until(lambda: engine.aborted == [f"{request.id}/1"])
         assert new_lease.next_seq == 2
+    for name in ("leases_lost", "fenced_writes"):
+        assert harness.metrics.registry.get_sample_value(f"headrace_worker_{name}_total", {"model": MODEL}) == 1
 
 
 class BrokenEngine(ScriptedEngine):

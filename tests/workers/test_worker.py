@@ -245,9 +245,9 @@ async def test_a_worker_registers_and_leaves(harness: Harness, backend: Backend)
         assert [model.name for model in await backend.registry.models()] == [MODEL]
     assert await backend.registry.workers() == []
     sample = harness.metrics.registry.get_sample_value
-    labels = {"model": MODEL, "outcome": "completed"}
+    labels = {"model": MODEL, "class": "standard", "outcome": "completed"}
     assert sample("headrace_worker_requests_total", labels) == 1
-    assert sample("headrace_worker_tokens_total", {"model": MODEL, "kind": "completion"}) == 8
+    assert sample("headrace_worker_tokens_total", {"model": MODEL, "class": "standard", "kind": "completion"}) == 8
 
 
 async def test_a_running_request_ends_at_its_deadline(harness: Harness, backend: Backend) -> None:

@@ -22,16 +22,17 @@ from shared.models.worker_registry import Task
 from shared.protocol import EncoderWork, PriorityClass, Result, Score, VectorType
 from workers.engine.config import EngineConfig
 from workers.engine.execution.gpu_memory import GpuMemory
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.models.bert import Bert
 from workers.engine.models.checkpoint import read_json
 from workers.engine.models.encoder_families import EncoderConfig
 from workers.engine.models.encoder_heads import Head
 from workers.engine.models.encoder_loader import load_encoder, read_max_input_tokens
-from workers.engine.models.loader import fingerprint
+from workers.engine.models.fingerprint import fingerprint, hash_weights, kernels_identity
 from workers.engine.request_check import check_vocabulary
 from workers.engine.stage import Stage
+from workers.engine.stats import EngineStats
 from workers.engine.text.tokenizer import Tokenizer
 
 _log = structlog.get_logger(__name__)
@@ -134,7 +135,13 @@ class EncoderEngine:
             vocab_size=found.vocab_size,
             max_model_len=read_max_input_tokens(config.model, found, config.max_model_len),
             max_tokens=config.max_num_batched_tokens,
-            fingerprint=fingerprint(config.model, device, str(dtype), config.quantization),
+            fingerprint=fingerprint(
+                hash_weights(config.model, config.cache_dir),
+                device,
+                str(dtype),
+                config.quantization,
+                kernels_identity(kernels),
+            ),
             device=device,
         )
         _log.info(

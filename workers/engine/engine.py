@@ -24,10 +24,11 @@ from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
 from workers.engine.execution.gpu_memory import GpuMemory
 from workers.engine.grammar.support import load_grammar_support
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner, load_runner
-from workers.engine.models.loader import fingerprint, read_ahead, read_eos_token_ids, read_model_config
+from workers.engine.models.fingerprint import fingerprint, hash_weights, kernels_identity
+from workers.engine.models.loader import read_ahead, read_eos_token_ids, read_model_config
 from workers.engine.request_check import check_request
 from workers.engine.sampling.logprobs import StepLogprobs
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
@@ -37,6 +38,7 @@ from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.sequence_builder import SequenceBuilder
 from workers.engine.stage import Stage
+from workers.engine.stats import EngineStats
 from workers.engine.text.tokenizer import Tokenizer
 from workers.engine.waits import EngineWaits
 
@@ -84,6 +86,8 @@ class Engine:
             config.tenant_weights,
             make_policy(config.scheduling, config.max_num_seqs, config.batch_wait),
         )
+        self._block_size = config.block_size
+        self._batch_size = self._batch_tokens = 0  # of the last step
         self._is_interrupted: Callable[[], bool] | None = None
         self._unfinished: dict[str, list[Sequence]] = {}  # choices that have not ended, by job id
         self._ended: list[EngineOutput] = []  # requests that were complete when they were added
@@ -108,14 +112,16 @@ class Engine:
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
         size = size_cache(config, model_config, dtype, device)
         read_ahead(config.model)
-        with ThreadPoolExecutor(max_workers=1) as builder:  # it computes nothing, so it gets no OpenMP team
-            kernels = builder.submit(progress.timed("kernels", choose_kernels), config, device, dtype)
+        with ThreadPoolExecutor(max_workers=2) as helpers:  # without OpenMP, so that they get no team of threads
+            weights = helpers.submit(hash_weights, config.model, config.cache_dir)
+            building = helpers.submit(progress.timed("kernels", choose_kernels), config, device, dtype)
             tokenizer = Tokenizer(config.model, **config.tokenizer_options())
+            kernels = building.result()
             runner = load_runner(
                 config,
                 model_config,
                 size,
-                kernels=kernels.result(),
+                kernels=kernels,
                 dtype=dtype,
                 device=device,
                 progress=progress,
@@ -131,7 +137,9 @@ class Engine:
             eos_token_ids=eos,
             max_model_len=size.max_model_len,
             num_blocks=size.num_blocks,
-            fingerprint=fingerprint(config.model, device, str(dtype), config.quantization),
+            fingerprint=fingerprint(
+                weights.result(), device, str(dtype), config.quantization, kernels_identity(kernels)
+            ),
         )
 
     def add(self, request: EngineRequest) -> None:
@@ -189,12 +197,16 @@ class Engine:
             prefix_queries=self._prefixes.queries if self._prefixes else 0,
             prefix_hits=self._prefixes.hits if self._prefixes else 0,
             gpu_memory_used=self._gpu_memory.used(),
+            block_size=self._block_size,
+            batch_size=self._batch_size,
+            batch_tokens=self._batch_tokens,
         )
 
     def step(self) -> list[EngineOutput]:
         """Compute one batch. Return what it added to each request, in no particular order."""
         outputs, self._ended = self._ended, []
         batch = self._scheduler.schedule()
+        self._batch_size, self._batch_tokens = len(batch.items), sum(item.num_new_tokens for item in batch.items)
         if batch.items:
             outputs += self._run(batch)
         return outputs

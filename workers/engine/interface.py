@@ -26,6 +26,7 @@ from shared.protocol import (
     Usage,
 )
 from workers.engine.pair_form import PairForm
+from workers.engine.stats import EngineStats
 from workers.engine.waits import EngineWaits
 
 if TYPE_CHECKING:  # the scripted engine runs without torch
@@ -108,7 +109,7 @@ class EngineRequest:
         prompt_param: the field of the request that the prompt comes from, for errors.
         resumed: for each choice, the token ids that earlier runs emitted. Generation continues after them and
             returns new tokens only, with the same text as in an uninterrupted run.
-        priority, tenant: decide which requests run first when not all can.
+        priority, tenant, due: decide which requests run first when not all can; `due` is in seconds.
         prefix_salt: only requests with the same salt share the computed beginning of their prompts.
         work: what an encoder returns for its inputs.
         lengths: lengths of the inputs of an encoder, which are joined in `prompt`.
@@ -127,6 +128,7 @@ class EngineRequest:
     resumed: tuple[tuple[int, ...], ...] = ()
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
+    due: float = 0.0
     prefix_salt: bytes = b""
     work: EncoderWork | None = None
     lengths: tuple[int, ...] = ()
@@ -167,28 +169,6 @@ class EngineOutput(msgspec.Struct, frozen=True):
     result: Result | None = None
     usage: Usage | None = None
     waits: EngineWaits | None = None
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Current numbers of sequences and KV blocks, and counters since the engine started.
-
-    Attributes:
-        preemptions: how often a sequence was preempted.
-        fault: the reason for which the engine takes no new requests at the moment, "" if it takes them.
-        prefix_queries, prefix_hits: tokens looked up in the prefix cache, and tokens found there.
-        gpu_memory_used: bytes that this process has allocated on its GPU; None without one.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    blocks_used: int = 0
-    blocks_total: int = 0
-    preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    gpu_memory_used: int | None = None
-    fault: str = ""
 
 
 def too_long(size: int, unit: str, most_tokens: int, param: str) -> ContextLengthExceeded:

@@ -31,7 +31,7 @@ class Sequence:
         matcher: the state of the choice's grammar after the output so far, if it has a grammar.
         tool_parser: finds tool calls in the choice's text, if it may make any.
         reasoning_parser: separates the choice's reasoning, if the model reasons.
-        priority, tenant: decide which sequences run when not all can.
+        priority, tenant, due: decide which sequences run when not all can.
         preempted: True from a preemption until the sequence has advanced by a token.
         num_cached_tokens: how many tokens of the prompt were in the prefix cache when it started; None until then.
         prefix_salt, block_keys: for the prefix cache; the keys of the first full blocks, as far as computed.
@@ -56,6 +56,7 @@ class Sequence:
     reasoning_parser: ReasoningParser | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
+    due: float = 0.0
     prefix_salt: bytes = b""
     preempted: bool = False
     num_cached_tokens: int | None = None

@@ -67,6 +67,7 @@ class SequenceBuilder:
             reasoning_parser=reasoning,
             priority=request.priority,
             tenant=request.tenant,
+            due=request.due,
             prefix_salt=request.prefix_salt,
             waits=waits,
         )

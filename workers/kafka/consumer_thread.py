@@ -132,7 +132,7 @@ class ConsumerThread(threading.Thread):
                     self._poll_once(kafka)
                 self._write_finished(kafka)
             except (KafkaError, OSError) as error:
-                self._metrics.failures.inc()
+                self._metrics.errors.inc()
                 log.warning("kafka_failed", error=explained(error))
                 self._stopping.wait(RETRY_PAUSE_S)
             finally:

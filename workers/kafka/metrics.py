@@ -1,41 +1,28 @@
-"""Metrics of a worker's Kafka intake, in the worker's registry. The consumer thread writes them."""
+"""Metrics of a worker's Kafka intake. The consumer thread writes them."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
-PREFIX = "headrace_kafka"
+from shared.metrics import common as declared
+from shared.metrics.meter import Meter
 
 
 class KafkaMetrics:
-    """Gauges of the partitions that this worker owns, and counters since its start."""
+    """Levels of the partitions that this worker owns, and counts since its start."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._lag = Gauge(
-            f"{PREFIX}_lag",
-            "Records between the watermark and the end of the partition",
-            ("topic", "partition"),
-            registry=registry,
-        )
-        self._watermark = Gauge(
-            f"{PREFIX}_watermark",
-            "First offset that is not known to be done",
-            ("topic", "partition"),
-            registry=registry,
-        )
-        self.in_flight = Gauge(f"{PREFIX}_in_flight", "Records taken and not yet done", registry=registry)
-        self.results = Counter(f"{PREFIX}_results", "Results written", registry=registry)
-        self.dead_letters = Counter(
-            f"{PREFIX}_dead_letters", "Records written to the dead-letter topic", ("code",), registry=registry
-        )
-        self.failures = Counter(f"{PREFIX}_failures", "Failed calls to the brokers", registry=registry)
+    def __init__(self, meter: Meter) -> None:
+        self._lag = meter.values(declared.LAG)
+        self._watermark = meter.values(declared.WATERMARK)
+        self.in_flight = meter.values(declared.IN_FLIGHT)
+        self.results = meter.values(declared.RESULTS)
+        self.dead_letters = meter.values(declared.DEAD_RECORDS)
+        self.errors = meter.values(declared.KAFKA_ERRORS)
 
     def set_position(self, topic: str, partition: int, watermark: int, end: int | None) -> None:
-        self._watermark.labels(topic, partition).set(watermark)
+        self._watermark.labels(topic, str(partition)).set(watermark)
         if end is not None:
-            self._lag.labels(topic, partition).set(max(0, end - watermark))
+            self._lag.labels(topic, str(partition)).set(max(0, end - watermark))
 
     def clear(self) -> None:
-        """Drop the gauges of partitions that this worker no longer owns."""
+        """Drop the levels of partitions that this worker no longer owns."""
         self._lag.clear()
         self._watermark.clear()

@@ -16,7 +16,8 @@ from shared.models.worker_registry import Task
 from shared.protocol import Infer
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.stats import EngineStats
 from workers.predictors.execution.ensemble import FindModel
 from workers.predictors.execution.executor import Clock
 from workers.predictors.interface import Predictor
@@ -133,6 +134,11 @@ class PredictorEngine:
         """Return the statistics of each ready version."""
         with self._lock:
             return {name: version.statistics() for name, version in self._versions.items()}
+
+    def recent(self) -> dict[str, list[tuple[int, ...]]]:
+        """Return the durations of the last requests of each version; see Statistics."""
+        with self._lock:
+            return {name: version.parts.statistics.recent() for name, version in self._versions.items()}
 
     def first_responses(self) -> dict[str, tuple[list[int], int]]:
         """Return how soon first responses came from each ready version: counts by bucket, and the sum in ns."""

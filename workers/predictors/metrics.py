@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from shared.repository.status import VersionStatistics
 from workers.predictors.engine import PredictorEngine
-from workers.predictors.statistics import FAILURE_REASONS, FIRST_RESPONSE_BUCKETS_MS
+from workers.predictors.statistics import FAILURE_REASONS, FIRST_RESPONSE_BUCKETS_MS, PARTS
 
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
@@ -31,6 +31,7 @@ COUNTS = {
     "nv_cache_miss_duration_per_model": "Total cache miss duration per model, in microseconds",
 }
 PENDING = "nv_inference_pending_request_count"
+QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)  # of Triton's summaries
 FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
 
 
@@ -65,15 +66,38 @@ class PredictorCollector(Collector):
         counts = {name: Metric(name, text, "unknown") for name, text in COUNTS.items()}
         pending = Metric(PENDING, "Instantaneous number of pending requests awaiting execution per-model", "gauge")
         first = Metric(FIRST_RESPONSE, "Duration from request to first response in milliseconds", "histogram")
+        summaries = {part: Metric(f"nv_inference_{part}_summary_us", _text(part), "summary") for part in PARTS}
         for engine in engines:
-            for version, found in engine.statistics().items():
+            statistics = engine.statistics()
+            for version, found in statistics.items():
                 labels = {"model": engine.name, "version": version}
                 for name, more, value in _counts(found, cached=engine.spec.response_cache):
                     counts[name].add_sample(name, {**labels, **more}, value)
                 pending.add_sample(PENDING, labels, found.pending)
+            for version, recent in engine.recent().items():
+                if version in statistics:  # otherwise it was loaded since
+                    labels = {"model": engine.name, "version": version}
+                    _add_summaries(summaries, labels, recent, statistics[version])
             for version, (buckets, total_ns) in engine.first_responses().items():
                 _add_histogram(first, {"model": engine.name, "version": version}, buckets, total_ns)
-        yield from (*counts.values(), pending, first)
+        yield from (*counts.values(), pending, first, *summaries.values())
+
+
+def _text(part: str) -> str:
+    return f"Quantiles of the {part.replace('_', ' ')} duration of the last requests, in microseconds"
+
+
+def _add_summaries(
+    summaries: dict[str, Metric], labels: dict[str, str], recent: list[tuple[int, ...]], found: VersionStatistics
+) -> None:
+    totals = (found.success, found.queue, found.compute_input, found.compute_infer, found.compute_output)
+    for index, (metric, total) in enumerate(zip(summaries.values(), totals, strict=True)):
+        durations = sorted(each[index] for each in recent)
+        for quantile in QUANTILES if durations else ():
+            at = min(len(durations) - 1, int(quantile * len(durations)))
+            metric.add_sample(metric.name, {**labels, "quantile": str(quantile)}, durations[at] // NS_PER_US)
+        metric.add_sample(f"{metric.name}_count", labels, total.count)
+        metric.add_sample(f"{metric.name}_sum", labels, total.ns // NS_PER_US)
 
 
 def _counts(found: VersionStatistics, *, cached: bool) -> Iterator[tuple[str, dict[str, str], float]]:

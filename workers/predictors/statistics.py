@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +15,8 @@ from shared.repository.status import BatchStatistics, Duration, VersionStatistic
 
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
 FAILURE_REASONS: tuple[FailureReason, ...] = get_args(FailureReason)
+PARTS = ("request", "queue", "compute_input", "compute_infer", "compute_output")
+MAX_RECENT = 1000  # requests whose durations are kept for quantiles
 FIRST_RESPONSE_BUCKETS_MS = (100, 500, 2000, 5000)  # Triton's; and one without end
 
 
@@ -35,6 +38,7 @@ class Statistics:
         self._batches: dict[int, BatchStatistics] = {}
         self._first_responses = [0] * (len(FIRST_RESPONSE_BUCKETS_MS) + 1)
         self._first_response_ns = 0
+        self._recent: deque[tuple[int, ...]] = deque(maxlen=MAX_RECENT)
 
     def count_execution(self, batch_size: int, times: Times) -> None:
         """Count a successful execution of requests with `batch_size` inferences in all."""
@@ -49,6 +53,9 @@ class Statistics:
         """Count a request that was executed."""
         with self._lock:
             counts = self._counts
+            self._recent.append(
+                (total_ns, queue_ns, times.compute_input, times.compute_infer, times.compute_output)
+            )
             self._change(
                 inference_count=counts.inference_count + batch_size,
                 success=counts.success.plus(total_ns),
@@ -86,6 +93,11 @@ class Statistics:
         with self._lock:
             batches = tuple(self._batches[size] for size in sorted(self._batches))
             return msgspec.structs.replace(self._counts, batches=batches, pending=pending)
+
+    def recent(self) -> list[tuple[int, ...]]:
+        """Return the durations of PARTS of the last requests that were executed, in nanoseconds."""
+        with self._lock:
+            return list(self._recent)
 
     def first_responses(self) -> tuple[list[int], int]:
         """Return the counts by bucket, and the sum of all times in nanoseconds."""

@@ -59,8 +59,14 @@ class RepositoryHost:
         self._context = HostContext(settings, backend, metrics, budget, self._changed.set, self._fail)
         self._id = self._context.new_worker("").id
 
-    def drain(self) -> None:
-        """Finish the requests within the grace time, and end."""
+    def worker_ids(self) -> list[str]:
+        """Return the ids of the workers of its models, under which it may be ordered to leave."""
+        return self._context.worker_ids()
+
+    def drain(self, grace: float | None = None) -> None:
+        """Finish the requests within `grace` seconds, and end; None means the grace time of the settings."""
+        if grace is not None:
+            self._context.hurry(grace)
         if not self._ended.done():
             self._ended.set_result(None)
 

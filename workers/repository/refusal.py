@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from shared.errors import HeadraceError
 from shared.models.worker_registry import Task, WorkerInfo
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.stats import EngineStats
 from workers.repository.serving.context import HostContext
 from workers.worker import Worker
 

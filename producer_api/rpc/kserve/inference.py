@@ -150,11 +150,11 @@ class InferStream:
         except HeadraceError as error:
             await before.wait()
             await self._write(stream_error(message, error))
-            status = error.status
+            status, facts.refusal = error.status, error.code
         except Exception:  # noqa: BLE001  logged here
             failure = self._context.request_logger.failure(facts)
             await self._write(stream_error(message, failure))
-            status = failure.status
+            status, facts.refusal = failure.status, failure.code
         finally:
             after.set()
             self._places.release()

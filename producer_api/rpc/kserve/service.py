@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from msgspec import to_builtins
 
+from producer_api.http.audit import Outcome, audited
 from producer_api.kserve import model_views
 from producer_api.kserve.repository_control import carry_out, load_order, unload_order
 from producer_api.kserve.served_models import ServedModel, find, visible_models
@@ -126,7 +128,8 @@ class KServe:
         message = await call.read(pb.RepositoryModelLoadRequest)
         _refuse_repository(message.repository_name)
         make = partial(load_order, message.model_name, plain(message.parameters))
-        await self._carry_out(await call.off_loop(make))
+        async with self._audited(call, "Load", message.model_name):
+            await self._carry_out(await call.off_loop(make))
         await call.write(pb.RepositoryModelLoadResponse())
 
     async def _unload(self, call: Call) -> None:
@@ -135,8 +138,13 @@ class KServe:
         dependents = plain(message.parameters).get("unload_dependents", False)
         if not isinstance(dependents, bool):
             raise InvalidRequest("unload_dependents must be true or false", param="unload_dependents")
-        await self._carry_out(unload_order(message.model_name, dependents=dependents))
+        async with self._audited(call, "Unload", message.model_name):
+            await self._carry_out(unload_order(message.model_name, dependents=dependents))
         await call.write(pb.RepositoryModelUnloadResponse())
+
+    def _audited(self, call: Call, change: str, model: str) -> AbstractAsyncContextManager[Outcome]:
+        """Record a change of the repository as an administrative action."""
+        return audited(self._context.backend.audit, call.caller, f"gRPC RepositoryModel{change}", f"name={model}")
 
     async def _logging(self, call: Call) -> None:
         message = await call.read(pb.LogSettingsRequest)

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import Field
 
 from shared.protocol import Embed, Request
-from shared.schemas.encoder_fields import MAX_INPUTS, EncoderFields
+from shared.schemas.encoder_fields import EncoderFields, shares
 from shared.schemas.neutral_fields import Unused
 from shared.schemas.openai.completions import Inputs
 from shared.schemas.parameter_fields import parameter_field
@@ -32,10 +32,9 @@ class EmbeddingRequest(EncoderFields, VectorFields):
 
     def to_requests(self, tenant: str) -> list[Request]:
         """Return drafts that share the inputs, in order."""
-        inputs, activation = tuple(self.input), self.use_activation is not False
-        shares = (inputs[first : first + MAX_INPUTS] for first in range(0, len(inputs), MAX_INPUTS))
+        activation = self.use_activation is not False
         return self.drafts(
-            (Embed(share, self.dimensions, activation, self.vector_type) for share in shares), tenant
+            (Embed(share, self.dimensions, activation, self.vector_type) for share in shares(self.input)), tenant
         )
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import EncoderWork, Pool, PoolTask, PromptOptions, Request, VectorType
 from shared.schemas.common_fields import ChatTemplateField
-from shared.schemas.encoder_fields import MAX_INPUTS, EncoderFields
+from shared.schemas.encoder_fields import MAX_INPUTS, EncoderFields, shares
 from shared.schemas.messages import Messages, to_messages
 from shared.schemas.openai.completions import Inputs
 from shared.schemas.parameter_fields import BoundedObject, parameter_field
@@ -40,15 +40,11 @@ class InputFields(EncoderFields, ChatTemplateField):
 
     def _shares(self, work: Pool, task: PoolTask | None) -> list[EncoderWork]:
         """Return the work on each share of the input. Unless a whole input has one output, there is only one."""
-        inputs = tuple(self.input)
-        if task not in ("embed", "classify") and len(inputs) > MAX_INPUTS:
+        if task not in ("embed", "classify") and len(self.input) > MAX_INPUTS:
             raise InvalidRequest(
                 f"input must have at most {MAX_INPUTS} entries, unless task is embed or classify", param="input"
             )
-        return [
-            msgspec.structs.replace(work, inputs=inputs[first : first + MAX_INPUTS])
-            for first in range(0, len(inputs), MAX_INPUTS)
-        ]
+        return [msgspec.structs.replace(work, inputs=share) for share in shares(self.input)]
 
     def to_prompt_options(self) -> PromptOptions:
         options = super().to_prompt_options()

@@ -6,6 +6,7 @@ References: vLLM 0.32, entrypoints/pooling/scoring; Cohere's and Jina's rerank A
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Score
 from shared.schemas.base import Body, refuse_unless_neutral
-from shared.schemas.encoder_fields import MAX_INPUTS, EncoderFields
+from shared.schemas.encoder_fields import EncoderFields, shares
 from shared.schemas.neutral_fields import Unsupported
 from shared.schemas.openai.embeddings import EmbeddingUsage
 from shared.schemas.openapi_bounds import LIMITS
@@ -76,19 +77,15 @@ class ScoringFields(EncoderFields):
         self, queries: Sequence[str], documents: Sequence[str], params: tuple[str, str], tenant: str
     ) -> list[Request]:
         """Return drafts that share the documents; `params` are the fields of queries and documents, for errors."""
-
-        def share(first: int) -> Score:
-            last = first + MAX_INPUTS
-            return Score(
-                tuple(queries if len(queries) != len(documents) else queries[first:last]),
-                tuple(documents[first:last]),
-                self.use_activation is not False,
-                self.max_tokens_per_query or 0,
-                self.max_tokens_per_doc or 0,
-                *params,
-            )
-
-        return self.drafts(map(share, range(0, len(documents), MAX_INPUTS)), tenant)
+        own_queries = len(queries) == len(documents)
+        activation = self.use_activation is not False
+        bounds = (self.max_tokens_per_query or 0, self.max_tokens_per_doc or 0)
+        asked = shares(queries) if own_queries else repeat(tuple(queries))
+        works = (
+            Score(mine, share, activation, *bounds, *params)
+            for mine, share in zip(asked, shares(documents), strict=own_queries)
+        )
+        return self.drafts(works, tenant)
 
 
 class ScoreRequest(ScoringFields):

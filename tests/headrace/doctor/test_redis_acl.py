@@ -130,6 +130,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
         assert "headrace" in (await admin.get("/metrics")).text
         assert (await http.get(f"/v1/jobs/{jobs[2]}")).json()["state"] == "queued"
         await lose_worker(worker, 2)
+        await administer(admin)
         await lapse(worker)
         await sweep_overdue(api, http)
         await use_webhooks(api)
@@ -159,6 +160,14 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
     await worker.transport.publish(taken)
     await worker.token_log.read(taken.id)
     await worker.registry.leave("w")
+
+
+async def administer(admin: httpx.AsyncClient) -> None:
+    """Pause, look at and resume the queue while requests wait and are held."""
+    assert (await admin.post(f"/admin/queues/{MODEL}/tenants/default/pause")).status_code == 200
+    for path in ("overview", f"queues/{MODEL}", "requests", "audit"):
+        assert (await admin.get(f"/admin/{path}")).status_code == 200
+    assert (await admin.post(f"/admin/queues/{MODEL}/tenants/default/resume")).status_code == 200
 
 
 async def sleep_and_wake(admin: httpx.AsyncClient, worker: Backend, info: WorkerInfo) -> None:

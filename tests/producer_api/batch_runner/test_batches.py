@@ -10,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+from producer_api.batch_runner.batch_runner import MAX_ATTEMPTS
+from producer_api.batch_runner.lines import job_id
 from shared.models.model_store import MINILM
 from tests.support.batch_client import ENDED, POLL_S, BatchClient, ids, jsonl, line, until
 from tests.support.cluster import Cluster
@@ -306,7 +308,13 @@ async def test_a_shared_batch_survives_killed_processes(client: BatchClient, clu
     output, errors = await asyncio.to_thread(client.results, batch)
     assert errors == []
     assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]
-    assert len(cluster.requests() - known) == 1600  # a process that took over a line joined its request
+    made_ids = cluster.requests() - known
+    first, *others = (
+        {job_id(made.id, number, attempt) for number in range(1, 1601)} for attempt in range(MAX_ATTEMPTS)
+    )
+    # A process that took over a line joined its request. Another attempt follows only a lost one, which a machine
+    # that starves a worker beyond its lease three times causes.
+    assert first <= made_ids <= first.union(*others)
     for node, count in zip(cluster.tasks, before, strict=True):
         await node.logged("batch_left", count + 1)  # both worked on it
 

@@ -6,19 +6,17 @@ import asyncio
 import gzip
 import json
 import struct
-from collections.abc import AsyncIterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-import pytest_asyncio
 import tritonclient.http as triton_http
 from tritonclient.http import InferInput, InferRequestedOutput
 from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from tests.support.tensor_api import TensorApi, in_memory, over_http
+from tests.support.tensor_api import TensorApi
 
 ARRAYS = {
     "BOOL": np.array([True, False, True]),
@@ -34,18 +32,6 @@ ADD_SUB = {"INPUT0": [1, 2], "INPUT1": [10, 20]}
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tensors(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TensorApi]:
-    async with over_http(in_memory(tmp_path_factory.mktemp("data"))) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def triton(tensors: TensorApi) -> AsyncIterator[InferenceServerClient]:
-    async with InferenceServerClient(tensors.host) as opened:
-        yield opened
 
 
 def given(name: str, array: np.ndarray, datatype: str, *, binary: bool = True) -> InferInput:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-import pytest_asyncio
 from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
@@ -23,24 +22,12 @@ from shared.repository.store import ModelOrder, OrderResult
 from shared.settings import Settings
 from tests.support.api_server import calling
 from tests.support.metered import changed, metered, planned
-from tests.support.tensor_api import TensorApi, in_memory, over_http
+from tests.support.tensor_api import TensorApi, in_memory
 from tests.support.tensor_worker import TensorWorker, working
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 INFER = {"inputs": [{"name": "IN", "shape": [1], "datatype": "INT32", "data": [1]}]}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tensors(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TensorApi]:
-    async with over_http(in_memory(tmp_path_factory.mktemp("data"))) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def triton(tensors: TensorApi) -> AsyncIterator[InferenceServerClient]:
-    async with InferenceServerClient(tensors.host) as opened:
-        yield opened
 
 
 @asynccontextmanager

@@ -139,12 +139,20 @@ def test_what_is_no_request_is_refused_by_its_type(record: Record, code: str, pa
         ("ce_id", b"x" * 1025, "invalid_request"),
         ("priority", b"urgent", "invalid_request"),
         ("reply-topic", b"a/b", "invalid_request"),
+        ("x-headrace-ttft-target-ms", b"soon", "invalid_request"),
+        ("x-llm-d-slo-ttft-ms", b"0", "invalid_request"),
     ],
 )
 def test_headers_are_checked_by_name(name: str, value: bytes, code: str) -> None:
     with pytest.raises(HeadraceError) as refused:
         read(Record(TOPIC, 0, 0, None, plain().value, ((name, value),)))
     assert refused.value.code == code
+
+
+def test_a_header_has_the_target_for_the_first_token() -> None:
+    record = Record(TOPIC, 0, 0, None, plain().value, (("x-llm-d-slo-ttft-ms", b"1500"),))
+    assert read(record).request.ttft_target == 1.5
+    assert read(plain()).request.ttft_target is None
 
 
 def test_unknown_fields_are_named_in_the_result_or_refused() -> None:

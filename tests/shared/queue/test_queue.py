@@ -137,6 +137,17 @@ async def test_depth_has_the_age_of_the_oldest_waiting_request(transport: Transp
     assert 0 <= depth.oldest_age < LIMIT_S
 
 
+async def test_depth_estimates_the_wait_of_the_last_request(transport: Transport) -> None:
+    assert (await transport.depth(MODEL)).wait == 0
+    for _ in range(3):
+        await transport.publish(make_request())
+    assert (await transport.depth(MODEL)).wait is None  # no rate is known yet
+    await pull(transport, 1)
+    wait = (await transport.depth(MODEL)).wait
+    assert wait is not None
+    assert wait > 0
+
+
 async def test_a_message_is_claimed_once_its_worker_is_silent(
     backend: Backend, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,5 +246,8 @@ async def test_no_keys_remain_of_tenants_without_requests(on_redis: Backend) -> 
         await on_redis.transport.acknowledge([item.claim])
     left = {*await on_redis.redis.keys("*")} - before
     counters = await on_redis.redis.hgetall("hr:{q:scripted}:counters")
-    assert sorted(left) == [b"hr:{q:scripted}:" + name for name in (b"counters", b"pullers", b"standard")]
+    served = {name for name in left if name.startswith(b"hr:{q:scripted}:lane:served:")}
+    assert all([await on_redis.redis.pttl(name) > 0 for name in served])
+    kept = (b"counters", b"pullers", b"recent", b"standard")
+    assert sorted(left - served) == [b"hr:{q:scripted}:" + name for name in kept]
     assert not [name for name in counters if b"t0" in name]

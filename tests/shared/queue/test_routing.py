@@ -116,7 +116,7 @@ async def test_a_lost_worker_keeps_no_requests_once_its_lease_is_claimed(
     requests = await publish(routed.transport, 4)
     await pull(routed.transport, 1, "a")
     if isinstance(routed.transport, MemoryTransport):
-        for held in routed.transport._queue(MODEL).held.values():
+        for held in routed.transport.queue(MODEL).held.values():
             held.beat = 0.0
     else:
         await lapse(routed)
@@ -246,7 +246,7 @@ async def test_upkeep_mends_what_follows_from_the_routes(on_redis: Backend, room
     backend = Backend.open(roomy.model_copy(update={"routing": "round-robin"}))
     await join(backend, "a", "b")
     for_a, for_b = await publish(backend.transport, 2)
-    counters, *_, routes, in_flight, _ = keys.transport(MODEL)
+    counters, *_, routes, in_flight, _, _, _, _ = keys.transport(MODEL)
     await backend.redis.delete(*await backend.redis.keys(f"{keys.lane_prefix(MODEL)}aimed:*"))
     await backend.redis.hset(in_flight, mapping={"a": 9999, "gone": 5})
     await backend.redis.hset(counters, mapping={"routed": 7, "routed:a": 0, "routed:gone": 3})

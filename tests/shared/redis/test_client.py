@@ -107,7 +107,8 @@ async def test_a_slow_reply_costs_the_connection_nothing(proxy: FaultProxy, serv
     before = await server.client.client_id()
     proxy.to_client.hold()
     with pytest.raises(Unavailable, match="TimeoutError"):
-        await ping(RedisServer(server.client, timeout=0.05))
+        await ping(hasty := RedisServer(server.client, timeout=0.05))
+    assert {kind: count for kind, count in hasty.errors.counts.items() if count} == {"timeout": 1}
     proxy.to_client.release()
     assert await server.client.client_id() == before
 

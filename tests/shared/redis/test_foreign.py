@@ -28,9 +28,9 @@ LIMIT = 20
 NAMES = keys.transport(MODEL)
 COUNTERS, WAITING, OVERDUE = NAMES[:3]
 LANES, RESTING, STREAMS = NAMES[3:6], NAMES[6:9], NAMES[9:12]
-RESERVED, RESERVED_AT, ACCEPTED, PULLERS, ROUTES, IN_FLIGHT, SEEN = NAMES[12:]
-HASHES = (WAITING, RESERVED, ACCEPTED, PULLERS, COUNTERS, ROUTES, IN_FLIGHT, SEEN)
-OVERWRITTEN = (*RESTING, OVERDUE, RESERVED, RESERVED_AT, PULLERS, ROUTES, IN_FLIGHT, SEEN)
+RESERVED, RESERVED_AT, ACCEPTED, PULLERS, ROUTES, IN_FLIGHT, SEEN, TARGETED, GATES, RECENT = NAMES[12:]
+HASHES = (WAITING, RESERVED, ACCEPTED, PULLERS, COUNTERS, ROUTES, IN_FLIGHT, SEEN, GATES)
+OVERWRITTEN = (*RESTING, OVERDUE, RESERVED, RESERVED_AT, PULLERS, ROUTES, IN_FLIGHT, SEEN, TARGETED, GATES, RECENT)
 LANE = keys.lane_prefix(MODEL)
 
 
@@ -48,12 +48,15 @@ JUNK = st.one_of(
         st.just("hset"),
         st.just(COUNTERS),
         st.tuples(
-            st.sampled_from([b"n", b"t", b"n#2", b"ordinal", b"at", b"rt", b"n:default", b"t:default"]), text
+            st.sampled_from(
+                [b"n", b"t", b"n#2", b"ordinal", b"at", b"rt", b"n:default", b"t:default", b"targeted"]
+            ),
+            text,
         ),
     ),
     st.tuples(
         st.just("zadd"),
-        st.sampled_from([*LANES, *RESTING, OVERDUE, RESERVED_AT, f"{LANE}2:default", f"{LANE}1:x"]),
+        st.sampled_from([*LANES, *RESTING, OVERDUE, RESERVED_AT, TARGETED, f"{LANE}2:default", f"{LANE}1:x"]),
         st.tuples(text, score),
     ),
     st.tuples(st.just("set"), st.sampled_from(OVERWRITTEN), st.tuples(text)),

@@ -39,6 +39,9 @@ def test_each_version_is_shown_under_tritons_names() -> None:
     for part in ("queue", "compute_input", "compute_infer", "compute_output", "request"):
         name = f'nv_inference_{part}_duration_us{{model="m",version="2"}}'
         assert any(line.startswith(name) and not line.endswith(" 0.0") for line in lines)
+        assert f'nv_inference_{part}_summary_us_count{{model="m",version="2"}} 1.0' in lines
+        name = f'nv_inference_{part}_summary_us{{model="m",quantile="0.99",version="2"}}'
+        assert any(line.startswith(name) and not line.endswith(" 0.0") for line in lines)
     assert "nv_cache_num_hits_per_model{" not in text
 
 

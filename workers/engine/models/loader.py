@@ -5,7 +5,6 @@ A checkpoint that lacks a tensor, or has one that its architecture does not use,
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,13 +12,11 @@ from pathlib import Path
 import torch
 
 from shared.errors import ConfigError
-from shared.protocol import PROTOCOL_VERSION
 from workers.engine.kernels import Kernels
 from workers.engine.models.checkpoint import Checkpoint, WeightReader, read_json
 from workers.engine.models.decoder import Decoder, DecoderConfig, parse_token_ids
 from workers.engine.models.registry import ARCHITECTURES
 
-FINGERPRINTED_BYTES = 2**20  # of the beginning of each file
 Progress = Callable[[float], None]
 
 
@@ -51,19 +48,6 @@ def read_ahead(folder: Path) -> None:
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def fingerprint(folder: Path, device: torch.device, *parts: str) -> str:
-    """Return a string that is equal for equal weights, torch version, kind of device and `parts`.
-
-    It is a hash of config.json and of each file's size and first MiB.
-    """
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    digest = hashlib.blake2b(repr((PROTOCOL_VERSION, torch.__version__, kind, parts)).encode(), digest_size=6)
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with path.open("rb") as file:
-            digest.update(repr((path.name, path.stat().st_size)).encode() + file.read(FINGERPRINTED_BYTES))
-    return f"fp_{digest.hexdigest()}"
 
 
 def load_model(

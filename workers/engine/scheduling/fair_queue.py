@@ -1,4 +1,5 @@
-"""Fair queue of waiting sequences: by class, then preempted ones first, then the least served tenant, then arrival.
+"""Fair queue of waiting sequences: by class, then preempted ones first, then the least served tenant, then the
+earliest due, then arrival.
 
 The cost of finding the next sequence does not depend on the number that wait; it grows with each tenant that is
 skipped because its first sequence does not fit.
@@ -51,7 +52,10 @@ class FairQueue:
         if queue is None:
             queue = self._tenants[tenant] = OrderedDict()
             heapq.heappush(self._heap, (self._served[tenant], sequence.arrival, tenant))
+        last = next(reversed(queue), None)
         queue[sequence] = None
+        if last is not None and sequence.due < last.due:  # only one with a target, or one that was taken over
+            self._tenants[tenant] = OrderedDict.fromkeys(sorted(queue, key=_due))
         self._waiting += 1
 
     def requeue(self, sequence: Sequence) -> None:
@@ -119,6 +123,10 @@ class FairQueue:
         if len(self._served) > self._max_remembered:
             self._served = {t: s for t, s in self._served.items() if t in self._tenants}
             self._max_remembered = max(MAX_REMEMBERED_TENANTS, 2 * len(self._served))
+
+
+def _due(sequence: Sequence) -> tuple[float, int]:
+    return sequence.due, sequence.arrival
 
 
 class WaitingQueue:

@@ -17,6 +17,7 @@ from shared.settings import Settings
 from workers.active_request import ActiveRequest
 from workers.metrics import WorkerMetrics
 from workers.predictors.engine import PredictorEngine
+from workers.predictors.machine import MachineCollector
 from workers.predictors.metrics import PredictorCollector
 from workers.predictors.response_cache import ResponseCache
 from workers.repository.serving.loading_record import LoadingRecord
@@ -49,6 +50,9 @@ class Workers:
             del self._models[worker]
             if model not in self._models.values():
                 self._metrics.forget(model)
+
+    def running(self) -> list[Worker]:
+        return list(self._models)
 
     def _active_requests(self) -> list[ActiveRequest]:
         return [active for worker in self._models for active in worker.active_requests()]
@@ -103,11 +107,22 @@ class HostContext:
         self.cache = ResponseCache(self.settings.response_cache_bytes)
         if self.settings.triton_metrics:
             self.metrics.registry.register(self.engines.collector)
+            self.metrics.registry.register(MachineCollector())
 
     def new_worker(self, model: str) -> WorkerInfo:
         """Return the registry entry of a new worker, which loads a model."""
         worker_id = worker_id_prefix(os.getpid()) + secrets.token_hex(3)
         return WorkerInfo(id=worker_id, pid=os.getpid(), model=model, state="loading")
+
+    def worker_ids(self) -> list[str]:
+        """Return the ids of the running workers."""
+        return [worker.id for worker in self.workers.running()]
+
+    def hurry(self, grace: float) -> None:
+        """Give the requests of all models `grace` seconds to end, from now."""
+        self.grace = grace
+        for worker in self.workers.running():
+            worker.drain(grace)
 
     async def leave(self, worker: WorkerInfo) -> None:
         """Remove a worker that only loaded something; without Redis, it expires."""

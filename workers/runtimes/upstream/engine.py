@@ -14,7 +14,8 @@ from shared.errors import ConfigError, InvalidRequest
 from shared.models.upstream import UpstreamAddress, UpstreamModel, await_model
 from shared.models.worker_registry import Task
 from shared.settings import Settings
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.stats import EngineStats
 from workers.runtimes.upstream.body import BodyWriter
 from workers.runtimes.upstream.client import UpstreamClient
 from workers.runtimes.upstream.dialects import DIALECTS

@@ -17,11 +17,12 @@ from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Token, TokenLogprobs
 from workers.engine.echo import Echo
 from workers.engine.grammar.support import load_grammar_support
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.request_check import check_prompt_length, check_request
 from workers.engine.sampling.logprobs import MIN_LOGPROB, spell, spell_next
 from workers.engine.sequence_builder import SequenceBuilder
 from workers.engine.stage import Stage
+from workers.engine.stats import EngineStats
 from workers.engine.text.tokenizer import Tokenizer
 from workers.runtimes.vllm.choice import Choice
 from workers.runtimes.vllm.executor import Executor, Logprobs, StepResult

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from workers.engine.interface import EngineStats
+from workers.engine.stats import EngineStats
 
 Logprobs = Mapping[int, tuple[float, int]]  # log-probability and rank from 1 of tokens, by id
 

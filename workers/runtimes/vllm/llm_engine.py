@@ -11,7 +11,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from workers.engine.interface import EngineStats
+from workers.engine.stats import EngineStats
 from workers.runtimes.vllm.executor import Logprobs, StepResult
 from workers.runtimes.vllm.vllm_internals import engine_stats
 

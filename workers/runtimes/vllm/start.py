@@ -19,7 +19,8 @@ from shared.settings import Settings
 from workers.engine.config import EngineConfig
 from workers.engine.models.decoder import parse_token_ids
 from workers.engine.models.encoder_loader import is_encoder
-from workers.engine.models.loader import fingerprint, read_eos_token_ids
+from workers.engine.models.fingerprint import fingerprint, hash_weights
+from workers.engine.models.loader import read_eos_token_ids
 from workers.engine.text.tokenizer import Tokenizer
 from workers.runtimes.vllm.engine import VllmEngine
 from workers.runtimes.vllm.engine_arguments import engine_arguments, has_native_sampling, identity
@@ -34,7 +35,8 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     arguments = engine_arguments(settings, folder, current_platform.device_type, known)
     native_sampling = has_native_sampling(arguments)
-    tokenizer = Tokenizer(folder, **EngineConfig.from_settings(settings, folder).tokenizer_options())
+    config = EngineConfig.from_settings(settings, folder)
+    tokenizer = Tokenizer(folder, **config.tokenizer_options())
     _keep_threads()
     engine = _start_engine(arguments, native_sampling=native_sampling)
     executor = LLMEngineExecutor(engine)
@@ -46,7 +48,7 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
         executor,
         tokenizer,
         eos,
-        fingerprint=fingerprint(folder, torch.device(executor.device_type), *parts),
+        fingerprint=fingerprint(hash_weights(folder, config.cache_dir), torch.device(executor.device_type), *parts),
         max_num_seqs=settings.max_num_seqs,
         native_sampling=native_sampling,
     )

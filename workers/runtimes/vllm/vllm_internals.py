@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from workers.engine.interface import EngineStats
+from workers.engine.stats import EngineStats
 
 
 def engine_stats(engine: LLMEngine) -> EngineStats:
@@ -13,4 +13,10 @@ def engine_stats(engine: LLMEngine) -> EngineStats:
     running, waiting = scheduler.get_request_counts()
     pool = scheduler.kv_cache_manager.block_pool
     total = pool.num_gpu_blocks - 1  # one stands for no block
-    return EngineStats(running, waiting, blocks_used=total - pool.get_num_free_blocks(), blocks_total=total)
+    return EngineStats(
+        running,
+        waiting,
+        blocks_used=total - pool.get_num_free_blocks(),
+        blocks_total=total,
+        block_size=engine.vllm_config.cache_config.block_size,
+    )

@@ -22,6 +22,24 @@ def test_least_served_tenant_goes_first() -> None:
     assert started == [0, 4, 1, 5, 2, 3]
 
 
+def test_the_earliest_due_goes_first_within_a_tenant() -> None:
+    """Given targets for the first token: they reorder their tenant's prompts, and no other's."""
+    scheduler = make_scheduler(budget=10, seats=1)
+    for order, due in enumerate((30.0, 31.0, 5.0, 32.0, 5.0)):
+        sequence = make_sequence(order, 10, tenant="targets")
+        sequence.due = due
+        scheduler.add(sequence)
+    other = make_sequence(5, 10, tenant="other")
+    other.due = 99.0
+    scheduler.add(other)
+    started = []
+    for _ in range(6):
+        started += step(scheduler)
+        scheduler.remove(list(scheduler.running))
+    assert [order for order in started if order != 5] == [2, 4, 0, 1, 3]
+    assert started.index(5) <= 1
+
+
 def test_tenants_are_served_by_weight() -> None:
     scheduler = make_scheduler(blocks=1000, budget=12, heavy=3.0)
     for order in range(80):

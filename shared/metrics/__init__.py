@@ -1,0 +1,1 @@
+"""Declarations of all metrics, and the store that counts them."""

@@ -1,0 +1,72 @@
+"""`headrace sim autoscale`: outputs, files, and errors that name the option."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace.cli.main import app
+from headrace.sim.step_times import SMOLLM2, StepTimes
+from shared.errors import ConfigError
+
+
+def run(*options: str) -> str:
+    result = CliRunner().invoke(app, ["sim", "autoscale", *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_arrivals_of_a_file_are_compared_and_plotted(tmp_path: Path) -> None:
+    arrivals = tmp_path / "arrivals.csv"
+    arrivals.write_text("at_s,prompt_tokens,answer_tokens\n400,10,5\n100.5,10,5\n")
+    plot = tmp_path / "plot.svg"
+    found = json.loads(run("--arrivals", str(arrivals), "--plot", str(plot), "--policies", "fixed,keda", "--json"))
+    assert found["arrivals"] == 2
+    assert list(found["policies"]) == ["fixed", "keda"]
+    assert found["policies"]["keda"]["wait_p99_s"] == pytest.approx(60.0)
+    assert found["policies"]["fixed"]["slo"] == 1.0
+    ET.parse(plot)
+    assert "keda" in run("--arrivals", str(arrivals))
+
+
+def test_measured_steps_come_from_a_file(tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"decode_s": {"1": 0.01, "3": 0.03}, "prompt_token_s": 0.002}')
+    times = StepTimes.read(own)
+    assert [times.seconds(answers) for answers in (1, 2, 3, 6)] == pytest.approx([0.01, 0.02, 0.03, 0.06])
+    bench = tmp_path / "bench.json"
+    bench.write_text('{"policies": {}, "steps": {"without": [0.02, 0.04], "with_it": [0.06]}}')
+    assert StepTimes.read(bench) == StepTimes({1: 0.03, 32: 0.06}, SMOLLM2.prompt_token_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("--step-times", "no json", "is not JSON"),
+        ("--step-times", '{"decode_s": {"1": -1}, "prompt_token_s": 0}', "must hold"),
+        ("--step-times", "[1]", "must hold"),
+        ("--step-times", '{"decode_s": {"1": "NaN"}, "prompt_token_s": 0}', "must hold"),
+        ("--arrivals", "at_s,prompt_tokens\n1,2\n", "line 2"),
+        ("--arrivals", "at_s,prompt_tokens,answer_tokens\n-1,2,3\n", "at_s must be 0 or more"),
+        ("--arrivals", "at_s,prompt_tokens,answer_tokens\n", "at least one arrival"),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
+    path = tmp_path / "file"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        CliRunner().invoke(app, ["sim", "autoscale", name, str(path)], catch_exceptions=False)
+
+
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
+    for options, words in (
+        (("--policies", "hpa"), "--policies must be a list of fixed"),
+        (("--min", "5", "--max", "4"), "--min must be at most --max, 4, got 5"),
+        (("--arrivals", str(tmp_path / "none")), "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            CliRunner().invoke(app, ["sim", "autoscale", *options], catch_exceptions=False)

@@ -1,0 +1,62 @@
+"""Counts and times of a worker, and its number of series."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from shared.backend import Backend
+from shared.protocol import PriorityClass
+from shared.settings import Settings
+from tests.support.fakes import MODEL, answer, make_request, submit
+from tests.support.worker_harness import Harness
+from workers.metrics import WorkerMetrics
+
+
+@pytest.fixture
+def harness(backend: Backend, settings: Settings) -> Harness:
+    made = Harness(backend, settings)
+    made.metrics = WorkerMetrics("both")
+    return made
+
+
+def _series(registry: CollectorRegistry) -> int:
+    return sum(len(family.samples) for family in registry.collect())
+
+
+async def test_a_request_is_timed_and_counted_under_both_names(harness: Harness, backend: Backend) -> None:
+    request = make_request(max_tokens=8, priority=PriorityClass.BATCH)
+    async with harness.worker():
+        await submit(backend, request)
+        await answer(backend, request.id)
+        sample = harness.metrics.registry.get_sample_value
+        ours, theirs = {"model": MODEL, "class": "batch"}, {"model_name": MODEL, "engine": "0"}
+        for name, vllm, times in (
+            ("queue", "request_queue_time", 1),
+            ("time_to_first_token", "time_to_first_token", 1),
+            ("prefill", "request_prefill_time", 1),
+            ("decode", "request_decode_time", 1),
+            ("inference", "request_inference_time", 1),
+            ("request", "e2e_request_latency", 1),
+            ("time_per_token", "request_time_per_output_token", 1),
+        ):
+            assert sample(f"headrace_worker_{name}_seconds_count", ours) == times, name
+            assert sample(f"vllm:{vllm}_seconds_count", theirs) == times, vllm
+        assert sample("vllm:generation_tokens_total", theirs) == 8
+        assert sample("vllm:request_success_total", {**theirs, "finished_reason": "length"}) == 1
+        assert sample("vllm:num_requests_running", theirs) == 0
+        assert sample("vllm:num_requests_waiting", theirs) == 0
+        assert sample("vllm:kv_cache_usage_perc", theirs) == 0
+        assert (sample("headrace_worker_step_seconds_count", {"model": MODEL}) or 0) > 0
+        assert (sample("headrace_worker_batch_size_count", {"model": MODEL}) or 0) > 0
+
+
+async def test_many_users_add_no_series(harness: Harness, backend: Backend) -> None:
+    async with harness.worker():
+        for tenant in ("first", *(f"u{number}" for number in range(20))):
+            request = make_request(max_tokens=2, tenant=tenant)
+            await submit(backend, request)
+            await answer(backend, request.id)
+            if tenant == "first":
+                before = _series(harness.metrics.registry)
+    assert _series(harness.metrics.registry) == before

@@ -1,0 +1,89 @@
+"""Fingerprint of an engine: equal for engines that compute the same bits.
+
+Sums within a row depend on the width of the CPU's vectors, so that it counts, as the kernels do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from shared.protocol import PROTOCOL_VERSION
+from workers.engine.kernels import Kernels, build
+
+KERNEL_SOURCES = ("*.cpp", "*.h", "*_triton.py")
+DIGEST_BYTES = 6
+SMALL_BYTES = 2**26  # a file up to this size is hashed in less than 0.2 s, and its hash is not kept
+
+
+def fingerprint(weights: str, device: torch.device, *parts: str) -> str:
+    """Return a string that is equal for equal weights, torch version, kind of device and `parts`.
+
+    Args:
+        weights: their hash, by `hash_weights`.
+    """
+    known = repr((PROTOCOL_VERSION, torch.__version__, _kind(device), weights, parts))
+    return f"fp_{hashlib.blake2b(known.encode(), digest_size=DIGEST_BYTES).hexdigest()}"
+
+
+def kernels_identity(kernels: Kernels) -> str:
+    """Return a string that is equal for kernels of one kind and one source."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in KERNEL_SOURCES for path in build.SOURCE_FOLDER.glob(pattern)):
+        digest.update(path.read_bytes())
+    return f"{type(kernels).__name__} {digest.hexdigest()}"
+
+
+def hash_weights(folder: Path, cache: Path | None) -> str:
+    """Return a hash of config.json and of all bytes of the weights.
+
+    Args:
+        cache: folder in whose `hashes` the hash of a large file is kept until the file changes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        digest.update(f"{path.name} {_hash_of(path, cache)}\n".encode())
+    return digest.hexdigest()
+
+
+def _kind(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _hash_of(path: Path, cache: Path | None) -> str:
+    if cache is None or path.stat().st_size <= SMALL_BYTES:
+        return _hash(path)
+    place = cache / "hashes" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.sha256"
+    state = _state(path)
+    with suppress(OSError, ValueError):
+        kept, found = place.read_text(encoding="ascii").split("\n")
+        if kept == state:
+            return found
+    found = _hash(path)
+    with suppress(OSError):  # then it is computed again at the next start
+        _replace(place, f"{state}\n{found}")
+    return found
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _state(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns}"
+
+
+def _replace(place: Path, text: str) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f"{place.name}.{secrets.token_hex(4)}")
+    temporary.write_text(text, encoding="ascii")
+    temporary.replace(place)

@@ -1,0 +1,32 @@
+"""Numbers of an engine, for metrics and heartbeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Current numbers of sequences and KV blocks, and counters since the engine started.
+
+    Attributes:
+        preemptions: how often a sequence was preempted.
+        fault: the reason for which the engine takes no new requests at the moment, "" if it takes them.
+        prefix_queries, prefix_hits: tokens looked up in the prefix cache, and tokens found there.
+        gpu_memory_used: bytes that this process has allocated on its GPU; None without one.
+        block_size: tokens in a KV block; 0 if unknown.
+        batch_size, batch_tokens: sequences and tokens that the last step computed; None and 0 if unknown.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    gpu_memory_used: int | None = None
+    block_size: int = 0
+    batch_size: int | None = None
+    batch_tokens: int = 0
+    fault: str = ""

@@ -14,7 +14,9 @@ from headrace.cli.options import DEFAULT_URL, ApiKey, Json, Url, client_at, plai
 MAX_BAR_CELLS = 72
 PREEMPTED = "preempted"
 STYLES = {
+    "intake": ("white", "·"),
     "queued": ("yellow", "░"),
+    "paused": ("bright_yellow", "="),
     "preparing": ("cyan", "▒"),
     "waiting": ("magenta", "░"),
     "prefill": ("blue", "▓"),
@@ -46,6 +48,7 @@ def why(
     console.print()
     console.print(bar(parts, min(MAX_BAR_CELLS, console.width)))
     _print_parts(console, parts, found["seconds"])
+    _print_positions(console, found)
     _print_events(console, found)
 
 
@@ -83,11 +86,20 @@ def _print_parts(console: Console, parts: list[Part], total: float) -> None:
     console.print(table)
 
 
+def _print_positions(console: Console, timeline: dict[str, Any]) -> None:
+    """Print the positions in the queue, if there is more than the first place."""
+    positions = timeline["positions"]
+    if any(each["position"] > 1 for each in positions):
+        steps = [f"{each['position']} after {each['at'] - timeline['created_at']:.1f} s" for each in positions]
+        console.print(f"\nposition in the queue: {', '.join(steps)}", soft_wrap=not console.is_terminal)
+
+
 def _print_events(console: Console, timeline: dict[str, Any]) -> None:
     table = plain_table("after", "event", "")
     for event in timeline["events"]:
         after = event["at"] - timeline["created_at"]
         details = [str(event["worker"])] if event.get("worker") else []
+        details += [f"position {event['position']}"] if event.get("position") else []
         details += [f"{event['tokens']} tokens"] if event.get("tokens") is not None else []
         details += [f"{event['count']} ×, {event['seconds']:.3f} s"] if event.get("count") else []
         details += [str(event["finish"])] if event.get("finish") else []

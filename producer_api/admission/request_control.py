@@ -55,8 +55,8 @@ class RequestControl:
             if marks is None or owner not in (None, marks.record.tenant):
                 raise _unknown(job_id)
             waits = marks.record.state is RequestState.QUEUED
-            backlogs = await self._transport.backlogs(marks.record.ticket) if waits else None
-            return timeline_of(marks, await self._token_log.now(), backlogs)
+            wait = await self._transport.wait_of(marks.record.ticket) if waits else None
+            return timeline_of(marks, await self._token_log.now(), wait)
 
     async def outlook(self, record: RequestRecord) -> Outlook | None:
         """Return the queue position and expected wait of a request; None once it left the queue."""
@@ -69,8 +69,10 @@ class RequestControl:
         """Cancel a request, waiting or running; one that has ended is unchanged. Raises Unavailable."""
         async with redis_deadline():
             record = await self._token_log.close(job_id)
-            if record is not None and record.state is RequestState.QUEUED:
-                await self._transport.discard(record.ticket)
+            if record is None or record.state is not RequestState.QUEUED:
+                return
+            if stay := await self._transport.discard(record.ticket):
+                await self._token_log.note_stay(job_id, stay)
 
     async def forget(self, job_id: str) -> None:
         """Cancel a request and delete its data. Raises Unavailable."""

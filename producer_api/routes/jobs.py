@@ -43,8 +43,11 @@ async def see(context: Context, job_id: str, tenant: str) -> Response:
     return json_response(await jobs.find(context, job_id, tenant))
 
 
-async def timeline(context: Context, job_id: str, owner: str | None) -> Response:
-    return json_response(await context.request_control.timeline(job_id, owner))
+async def timeline(context: Context, job_id: str, owner: str | None, caller: Principal) -> Response:
+    found = await context.request_control.timeline(job_id, owner)
+    if owner is None:
+        caller.check_model(found.model)
+    return json_response(found)
 
 
 async def cancel(context: Context, job_id: str, tenant: str) -> Response:

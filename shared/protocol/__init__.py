@@ -20,7 +20,7 @@ from shared.protocol.event import (
     Usage,
     count_reasoning,
 )
-from shared.protocol.marks import Backlog, RunMark
+from shared.protocol.marks import Backlog, RunMark, Stay
 from shared.protocol.request import (
     PROTOCOL_VERSION,
     DescribeTokenizer,
@@ -78,6 +78,7 @@ __all__ = [
     "SamplingParams",
     "Score",
     "SequenceStep",
+    "Stay",
     "StopReason",
     "Structured",
     "Tensor",

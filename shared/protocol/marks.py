@@ -24,6 +24,23 @@ class Backlog(msgspec.Struct, frozen=True, array_like=True):
     own_tokens: int
 
 
+class Stay(msgspec.Struct, frozen=True, array_like=True):
+    """A request's stay in its lane, which the queue records. Times are in seconds since the epoch, by its server.
+
+    Attributes:
+        entered: when it entered the lane.
+        backlog: what else waited then; None if nothing did.
+        positions: times, and the place in its class then, from 1, as it turned out: one more than the requests of
+            its class that were taken before it from then on.
+        pauses: from when until when the model's queue, or its tenant's, was paused; None while it is.
+    """
+
+    entered: float
+    backlog: Backlog | None = None
+    positions: tuple[tuple[float, int], ...] = ()
+    pauses: tuple[tuple[float, float | None], ...] = ()
+
+
 class RunMark(msgspec.Struct, frozen=True, array_like=True):
     """A worker's measurements of one run, in seconds. Each later mark of a run replaces the one before.
 

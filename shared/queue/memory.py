@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from shared.errors import HeadraceError, QueueFull, TargetUnreachable, TenantQueueFull
-from shared.protocol import Outlook, PriorityClass, Request, Ticket
+from shared.protocol import Outlook, PriorityClass, Request, Stay, Ticket
+from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
     FORGET_AFTER_S,
-    Backlogs,
     Bounds,
     Claim,
     ClassDemand,
@@ -24,6 +23,7 @@ from shared.queue.interface import (
     Pulled,
     QueueDepth,
     Room,
+    Wait,
     drain_refusal,
     lane_order,
     late,
@@ -86,7 +86,7 @@ class MemoryTransport:
             found.start = max(found.start, queue.clock)
         if tenant not in found.lanes:
             found.lanes[tenant] = Lane(max(found.resting.pop(tenant, 0.0), found.clock))
-        found.lanes[tenant].add(Waiting(request, cost, now, order, aim, backlog))
+        found.lanes[tenant].add(Waiting(request, cost, now, order, aim, Stay(now, backlog)))
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
         queue.published += 1
@@ -147,6 +147,8 @@ class MemoryTransport:
         patience = self._router.patience(model) if self._router else 0.0
         search = queue.search(worker, now, lease=self._lease, patience=patience)
         found: list[Delivery] = []
+        if any(seats[each] > 0 and queue.classes[each].lanes for each in PriorityClass):
+            queue.history.note_step(now)
         while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:
             search.shares = queue.leaves(queue.available(), worker, queue.spared, now)
             priority = min(open_classes, key=lambda p: queue.classes[p].start)
@@ -194,10 +196,11 @@ class MemoryTransport:
         queue.deliveries += 1
         entry = f"{queue.deliveries}-0"
         routed = item.aim != ""
-        queue.held[entry] = Held(
-            item.request, priority, search.worker, self._clock(), item.cost, routed, item.backlog
-        )
-        return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1, item.backlog)
+        now = self._clock()
+        stay = queue.history.extend(item.stay, priority, tenant, 1, now, min_wait=interface.STEP_S)
+        queue.history.note_taken(priority)
+        queue.held[entry] = Held(item.request, priority, search.worker, now, item.cost, routed, stay)
+        return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1, stay)
 
     async def claim(self, model: str, worker: str, room: Room) -> Pulled:
         queue, now = self.queue(model), self._clock()
@@ -226,7 +229,7 @@ class MemoryTransport:
         held.worker, held.beat = worker, self._clock()
         held.attempt += 1
         claim = Claim(held.request.id, queue.model, held.priority, entry)
-        return Delivery(held.request, claim, held.attempt, held.backlog)
+        return Delivery(held.request, claim, held.attempt, held.stay)
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         queue, lost = self.queue(model), []
@@ -258,34 +261,17 @@ class MemoryTransport:
             queue.held.pop(claim.entry, None)
             queue.overdue.pop(claim.job_id, None)
 
-    async def discard(self, ticket: Ticket) -> None:
-        queue = self.queue(ticket.model)
+    async def discard(self, ticket: Ticket) -> Stay | None:
+        queue, wait = self.queue(ticket.model), await self.wait_of(ticket)
         if queue.leave(ticket.priority, ticket.tenant, ticket.job_id):
             queue.overdue.pop(ticket.job_id, None)
+        return wait.stay if wait else None
 
     async def depth(self, model: str) -> QueueDepth:
-        queue = self.queue(model)
-        items = queue.waiting()
-        oldest = min((item.born for item in items), default=self._clock())
-        speeds = [
-            (each.waiting, queue.rate.requests_per_s(self._clock(), priority))
-            for priority, each in queue.classes.items()
-            if each.waiting
-        ]
-        known = all(speed for _, speed in speeds)
-        wait = max((waiting / speed for waiting, speed in speeds), default=0.0) if known else None
-        tokens = sum(item.cost for item in items)
-        return QueueDepth(len(items), tokens, len(queue.held), self._clock() - oldest, wait)
+        return self.queue(model).depth(self._clock())
 
     async def demand(self, model: str) -> dict[PriorityClass, ClassDemand]:
-        queue, now = self.queue(model), self._clock()
-        held = Counter(each.priority for each in queue.held.values())
-        found: dict[PriorityClass, ClassDemand] = {}
-        for priority, lanes in queue.classes.items():
-            born = (item.born for lane in lanes.lanes.values() for item in lane.requests.values())
-            speed = queue.rate.requests_per_s(now, priority)
-            found[priority] = ClassDemand(lanes.waiting, held[priority], now - min(born, default=now), speed)
-        return found
+        return self.queue(model).demand(self._clock())
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         queue = self.queue(ticket.model)
@@ -296,12 +282,16 @@ class MemoryTransport:
         speed = 0.0 if paused else queue.rate.requests_per_s(self._clock(), ticket.priority)
         return Outlook(place, place / speed if speed else None)
 
-    async def backlogs(self, ticket: Ticket) -> Backlogs | None:
+    async def wait_of(self, ticket: Ticket) -> Wait | None:
         queue = self.queue(ticket.model)
         if (rank := queue.rank(ticket)) is None:
             return None
         item = queue.classes[ticket.priority].lanes[ticket.tenant].requests[ticket.job_id]
-        return Backlogs(queue.backlog(ticket.priority, ticket.tenant, rank, item), item.backlog)
+        place = queue.place(ticket.priority, ticket.tenant, rank)
+        return Wait(
+            queue.backlog(ticket.priority, ticket.tenant, rank, item),
+            queue.history.extend(item.stay, ticket.priority, ticket.tenant, place, self._clock()),
+        )
 
     async def overdue(self, model: str, most: int) -> list[str]:
         now = self._clock()

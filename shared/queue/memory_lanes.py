@@ -6,8 +6,9 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from shared.protocol import Backlog, PriorityClass, Request, Ticket
+from shared.protocol import Backlog, PriorityClass, Request, Stay, Ticket
 from shared.queue import interface
+from shared.queue.memory_history import QueueHistory
 from shared.queue.memory_rate import DrainRate
 from shared.queue.survey import SERVED_WINDOW_S, Gate, LaneSurvey, RecentRequest
 
@@ -24,8 +25,8 @@ class Waiting:
     cost: int
     born: float
     order: int
-    aim: str = ""
-    backlog: Backlog | None = None
+    aim: str
+    stay: Stay
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Held:
     beat: float
     cost: int
     routed: bool
-    backlog: Backlog | None
+    stay: Stay
     attempt: int = 1
 
 
@@ -135,6 +136,7 @@ class ModelQueue:
         self.ordinal = 0  # the last arrival, in ticks
         self.deliveries = 0
         self.rate = DrainRate()
+        self.history = QueueHistory()
         self.gates: dict[str, Gate] = {}  # by tenant, the model's under ""; those that are not open
         self.recent: deque[RecentRequest] = deque(maxlen=MAX_RECENT)
         self.published = 0
@@ -241,6 +243,30 @@ class ModelQueue:
     def served_lately(self, now: float) -> Served:
         period = int(now // SERVED_WINDOW_S)
         return sum((self.served.get(each, Counter()) for each in (period - 1, period)), Counter())
+
+    def depth(self, now: float) -> interface.QueueDepth:
+        items = self.waiting()
+        oldest = min((item.born for item in items), default=now)
+        speeds = [
+            (lanes.waiting, self.rate.requests_per_s(now, priority))
+            for priority, lanes in self.classes.items()
+            if lanes.waiting
+        ]
+        known = all(speed for _, speed in speeds)
+        wait = max((waiting / speed for waiting, speed in speeds), default=0.0) if known else None
+        tokens = sum(item.cost for item in items)
+        return interface.QueueDepth(len(items), tokens, len(self.held), now - oldest, wait)
+
+    def demand(self, now: float) -> dict[PriorityClass, interface.ClassDemand]:
+        held = Counter(each.priority for each in self.held.values())
+        found: dict[PriorityClass, interface.ClassDemand] = {}
+        for priority, lanes in self.classes.items():
+            oldest = min(
+                (item.born for lane in lanes.lanes.values() for item in lane.requests.values()), default=now
+            )
+            speed = self.rate.requests_per_s(now, priority)
+            found[priority] = interface.ClassDemand(lanes.waiting, held[priority], now - oldest, speed)
+        return found
 
     def survey_lane(self, priority: PriorityClass, tenant: str, served: Served) -> LaneSurvey:
         lane = self.classes[priority].lanes.get(tenant)

@@ -14,12 +14,11 @@ from typing import Any
 import msgspec
 
 from shared.errors import HeadraceError
-from shared.protocol import Backlog, Outlook, PriorityClass, Request, Ticket, decode_request, encode
+from shared.protocol import Backlog, Outlook, PriorityClass, Request, Stay, Ticket, decode_request, encode
 from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
     FORGET_AFTER_S,
-    Backlogs,
     Bounds,
     Claim,
     ClassDemand,
@@ -28,12 +27,13 @@ from shared.queue.interface import (
     Pulled,
     QueueDepth,
     Room,
+    Wait,
     drain_refusal,
     lane_order,
     late,
     latest_start,
     refusal,
-    without_backlog,
+    without_stay,
 )
 from shared.queue.router import Router
 from shared.redis import keys
@@ -43,14 +43,14 @@ from shared.redis.script import Script
 from shared.validation.token_estimate import token_estimate
 
 CLASSES = tuple(PriorityClass)
-_COMMON = ("structure", "gates", "entries", "reservations", "routes", "lanes")
+_COMMON = ("structure", "gates", "history", "entries", "reservations", "routes", "lanes")
 # The parts of each script, and its commands. Each function costs a call 0.1 µs, so that pulls have few of them.
 PARTS = {
     (
         *_COMMON,
         "pull",
         "run",
-    ): "publish reserve confirm pull leave in_flight discard depth outlook backlog lapsed refuse",
+    ): "publish reserve confirm pull leave in_flight discard depth outlook wait lapsed refuse",
     (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
     (*_COMMON, "upkeep", "demand", "run"): "overdue forget lost missing demand",
 }
@@ -61,6 +61,7 @@ MAX_MS = 2**53  # of a deadline; Lua counts exactly up to here
 LATE = 5  # refuses a request that would start later than it must
 MAX_LOST = 256  # lost requests that one call reports
 _backlog_decoder = msgspec.json.Decoder(Backlog)
+_stay_decoder = msgspec.json.Decoder(Stay)
 JOB_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
 
@@ -132,6 +133,7 @@ class RedisStreams:
             self._lease_ms,
             patience_ms,
             self._is_routed(model),
+            int(interface.STEP_S * interface.TICKS_PER_S),
         )
         if returned and self._router:
             self._router.count(model, "returned", returned)
@@ -150,12 +152,12 @@ class RedisStreams:
         found = []
         for index, entry, payload, attempt in reply:
             try:
-                request, backlog = _request(model, payload)
+                request, stay = _request(model, payload)
             except UNREADABLE as error:
                 await self._run("refuse", model, index, entry, f"not a request: {type(error).__name__}")
                 continue
             claim = Claim(request.id, model, CLASSES[index - 1], entry.decode())
-            found.append(Delivery(request, claim, attempt, backlog))
+            found.append(Delivery(request, claim, attempt, stay))
         return found
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
@@ -178,8 +180,9 @@ class RedisStreams:
             done = [part for claim in claims for part in (_class(claim.priority), claim.entry, claim.job_id)]
             await self._run("acknowledge", claims[0].model, *done)
 
-    async def discard(self, ticket: Ticket) -> None:
-        await self._run("discard", ticket.model, *_place(ticket))
+    async def discard(self, ticket: Ticket) -> Stay | None:
+        stay = await self._run("discard", ticket.model, *_place(ticket))
+        return _stay(stay)
 
     async def depth(self, model: str) -> QueueDepth:
         waiting, tokens, held, age_ms, wait = await self._run("depth", model)
@@ -196,12 +199,12 @@ class RedisStreams:
         reply = await self._run("outlook", ticket.model, *_place(ticket))
         return None if reply is None else Outlook(reply[0], float(reply[1]) if reply[1] else None)
 
-    async def backlogs(self, ticket: Ticket) -> Backlogs | None:
-        reply = await self._run("backlog", ticket.model, *_place(ticket))
+    async def wait_of(self, ticket: Ticket) -> Wait | None:
+        reply = await self._run("wait", ticket.model, *_place(ticket))
         if reply is None:
             return None
-        now, then = reply
-        return Backlogs(_backlog_decoder.decode(now), _backlog_decoder.decode(then) if then else None)
+        now, stay = reply
+        return Wait(_backlog_decoder.decode(now), _stay(stay))
 
     async def overdue(self, model: str, most: int) -> list[str]:
         return [job_id.decode() for job_id in await self._run("overdue", model, most)]
@@ -256,7 +259,7 @@ def queue_call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
 def _published(request: Request, aim: str) -> tuple[Any, ...]:
     """Return the arguments of `publish` after the request's place and cost."""
     seats = max(1, min(request.params.n, MAX_SEATS))
-    content, wake = encode(without_backlog(request)), keys.wake_channel(request.model)
+    content, wake = encode(without_stay(request)), keys.wake_channel(request.model)
     return seats, _deadline(request), content, wake, aim, *_target(request)
 
 
@@ -275,6 +278,14 @@ def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | Headrac
     if which:
         return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
     return Ticket(request.id, request.model, request.priority, request.tenant)
+
+
+def _stay(content: bytes | None) -> Stay | None:
+    """Decode a stay; None without one, or for content of another program."""
+    try:
+        return _stay_decoder.decode(content) if content else None
+    except UNREADABLE:
+        return None
 
 
 def _class(priority: PriorityClass) -> int:
@@ -296,9 +307,9 @@ def _entries(claims: Iterable[Claim]) -> list[str | int]:
     return [part for claim in claims for part in (_class(claim.priority), claim.entry)]
 
 
-def _request(model: str, payload: bytes) -> tuple[Request, Backlog | None]:
-    """Decode a request and its backlog. Raises UNREADABLE for a payload that no API queued for this model."""
+def _request(model: str, payload: bytes) -> tuple[Request, Stay | None]:
+    """Decode a request and its stay. Raises UNREADABLE for a payload that no API queued for this model."""
     request = decode_request(payload)
     if request.model != model or not JOB_ID.fullmatch(request.id):
         raise ValueError("not an entry of this queue")
-    return without_backlog(request), request.backlog
+    return without_stay(request), request.stay

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from shared.protocol import Stay
 from shared.timeline.phases import first_token_of
 from shared.timeline.types import Event
 from shared.token_log.interface import RequestMarks, Run
@@ -13,7 +14,7 @@ from shared.token_log.interface import RequestMarks, Run
 def events_of(marks: RequestMarks, until: float) -> list[Event]:
     """Return the events in order of time."""
     record, runs = marks.record, marks.runs
-    events = [Event("admitted", record.created_at)]
+    events = [Event("admitted", record.created_at), *_events_of_queue(marks.stay)]
     for index, run in enumerate(runs):
         following = runs[index + 1] if index + 1 < len(runs) else None
         events += _events_of_run(marks, run, following, until, taken_over=index > 0)
@@ -22,6 +23,21 @@ def events_of(marks: RequestMarks, until: float) -> list[Event]:
             Event("ended", record.finished_at, tokens=record.completion_tokens, finish=record.finish or None)
         )
     return sorted(events, key=lambda event: event.at)
+
+
+def _events_of_queue(stay: Stay | None) -> Iterator[Event]:
+    if stay is None:
+        return
+    yield Event("queued", stay.entered, position=position_then(stay))
+    for start, stop in stay.pauses:
+        yield Event("paused", start)
+        if stop is not None:
+            yield Event("resumed", stop)
+
+
+def position_then(stay: Stay) -> int:
+    """Return the position at which a request was queued."""
+    return stay.backlog.position if stay.backlog else 1
 
 
 def _events_of_run(

@@ -31,7 +31,7 @@ def phases_of(marks: RequestMarks, until: float) -> list[Phase]:
     """Return the phases from admission to `until`, in order and without gaps."""
     record, runs = marks.record, marks.runs
     timeline = _Builder(record.created_at)
-    timeline.add("queued", runs[0].acquired_at if runs else record.started_at or until, None)
+    _add_queue(timeline, marks, runs[0].acquired_at if runs else record.started_at or until)
     for index, run in enumerate(runs):
         following = runs[index + 1] if index + 1 < len(runs) else None
         end = following.acquired_at if following else until
@@ -45,6 +45,16 @@ def phases_of(marks: RequestMarks, until: float) -> list[Phase]:
         timeline.add("prefill", record.first_token_at or until, None)
     timeline.add("decode" if record.first_token_at else "prefill", until, None)
     return timeline.phases
+
+
+def _add_queue(timeline: _Builder, marks: RequestMarks, end: float) -> None:
+    """Add the time until a worker acquired the request."""
+    if marks.stay is not None:
+        timeline.add("intake", min(marks.stay.entered, end), None)
+        for start, stop in marks.stay.pauses:
+            timeline.add("queued", min(start, end), None)
+            timeline.add("paused", end if stop is None else min(stop, end), None)
+    timeline.add("queued", end, None)
 
 
 def _add_run(timeline: _Builder, marks: RequestMarks, run: Run, first: float | None, last: float) -> None:
@@ -78,8 +88,12 @@ def totals_of(phases: list[Phase]) -> Totals:
         computed = phase.seconds - phase.preempted
         totals.preemption += phase.preempted
         match phase.name:
+            case "intake":
+                totals.intake += computed
             case "queued":
                 totals.queue += computed
+            case "paused":
+                totals.pause += computed
             case "preparing":
                 totals.preparation += computed
             case "waiting":

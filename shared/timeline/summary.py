@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from shared.timeline.types import Event, QueuePosition, Timeline
+from shared.timeline.types import Event, QueueSnapshot, Timeline
 
 
 def summary_of(timeline: Timeline) -> str:
     part = getattr(timeline.totals, timeline.cause)
     share = f" ({100 * part / timeline.seconds:.0f} %)" if timeline.seconds > 0 else ""
     so_far = "" if timeline.state in ("completed", "failed", "cancelled") else " so far"
+    if timeline.cause == "pause":
+        return f"The queue was paused for {duration(part)} of {duration(timeline.seconds)}{so_far}{share}."
     worker = next((phase.worker for phase in timeline.phases if phase.worker), None)
     on = f" on worker {worker}" if worker else ""
     lead = f"{duration(part)} of {duration(timeline.seconds)}{so_far}{share} went into"
@@ -23,8 +25,10 @@ def duration(seconds: float) -> str:
 
 def _what(timeline: Timeline, on: str) -> str:
     match timeline.cause:
+        case "intake":
+            text = "the way into the queue, through Kafka if requests are written there first"
         case "queue":
-            text = f"waiting in the queue, {_queue(timeline)}"
+            text = f"waiting in the queue{_queue(timeline)}"
         case "preparation":
             text = f"preparing the request{on}: chat template, tokenizing and grammar"
         case "engine":
@@ -52,15 +56,14 @@ def _prompt(timeline: Timeline) -> str:
 
 def _queue(timeline: Timeline) -> str:
     if not timeline.queue:
-        return "where nothing else waited: no worker had room"
+        return ", where nothing else waited: no worker had room" if timeline.positions else ""
     first = timeline.queue[0]
+    place = f"position {first.position} of class {timeline.priority}"
     now = f", and is at position {timeline.queue[-1].position} now" if len(timeline.queue) > 1 else ""
-    return (
-        f"which it entered at position {first.position} of class {timeline.priority}, beside {_beside(first)}{now}"
-    )
+    return f", which it entered at {place}, beside {_beside(first)}{now}"
 
 
-def _beside(found: QueuePosition) -> str:
+def _beside(found: QueueSnapshot) -> str:
     counts = found.requests
     total = counts.interactive + counts.standard + counts.batch
     by_class = {"interactive": counts.interactive, "standard": counts.standard, "batch": counts.batch}

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
-from shared.protocol import Backlog, PriorityClass
-from shared.queue.interface import CLASS_WEIGHTS, Backlogs
-from shared.timeline.events import events_of, workers_lost
+from shared.protocol import Backlog, PriorityClass, Stay
+from shared.queue.interface import CLASS_WEIGHTS, Wait
+from shared.timeline.events import events_of, position_then, workers_lost
 from shared.timeline.phases import phases_of, totals_of
 from shared.timeline.summary import summary_of
-from shared.timeline.types import Phase, QueuePosition, Timeline, Waiting
+from shared.timeline.types import Phase, Position, QueueSnapshot, Timeline, Waiting
 from shared.token_log.interface import RequestMarks
 
 
-def timeline_of(marks: RequestMarks, now: float, backlogs: Backlogs | None = None) -> Timeline:
-    """Return the timeline of a request at the server's time `now`; `backlogs`: of one that waits."""
+def timeline_of(marks: RequestMarks, now: float, wait: Wait | None = None) -> Timeline:
+    """Return the timeline of a request at the server's time `now`; `wait`: of one that waits."""
     record = marks.record
+    if wait is not None:
+        marks = replace(marks, stay=wait.stay)
     until = record.finished_at or max(now, record.created_at)
     phases = phases_of(marks, until)
     totals = totals_of(phases)
-    then = marks.backlog or (backlogs.then if backlogs else None)
-    queue = [] if then is None else [_position(record.created_at, record.priority, then)]
-    if backlogs is not None:
-        queue.append(_position(until, record.priority, backlogs.now))
     found = Timeline(
         id=record.id,
         model=record.model,
@@ -34,7 +33,8 @@ def timeline_of(marks: RequestMarks, now: float, backlogs: Backlogs | None = Non
         cause=totals.main(),
         summary="",
         totals=totals,
-        queue=queue,
+        queue=_views(marks.stay, record.priority, until, wait),
+        positions=_positions(marks.stay, until, wait),
         prompt_tokens=record.prompt_tokens,
         cached_tokens=next((run.mark.cached_tokens for run in marks.runs if run.mark), 0),
         completion_tokens=record.completion_tokens,
@@ -48,11 +48,22 @@ def timeline_of(marks: RequestMarks, now: float, backlogs: Backlogs | None = Non
     return found
 
 
-def _position(at: float, priority: PriorityClass, backlog: Backlog) -> QueuePosition:
+def _views(stay: Stay | None, priority: PriorityClass, until: float, wait: Wait | None) -> list[QueueSnapshot]:
+    views = [_view(stay.entered, priority, stay.backlog)] if stay and stay.backlog else []
+    return [*views, _view(until, priority, wait.now)] if wait else views
+
+
+def _positions(stay: Stay | None, until: float, wait: Wait | None) -> list[Position]:
+    found = [Position(stay.entered, position_then(stay))] if stay else []
+    found += [Position(at, position) for at, position in (stay.positions if stay else ())]
+    return [*found, Position(until, wait.now.position)] if wait else found
+
+
+def _view(at: float, priority: PriorityClass, backlog: Backlog) -> QueueSnapshot:
     interactive, standard, batch = backlog.by_class
     waiting = dict(zip(PriorityClass, backlog.by_class, strict=True))
     weights = sum(weight for each, weight in CLASS_WEIGHTS.items() if waiting[each] or each is priority)
-    return QueuePosition(
+    return QueueSnapshot(
         at=at,
         position=backlog.position,
         requests=Waiting(interactive, standard, batch),

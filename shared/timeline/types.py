@@ -6,18 +6,33 @@ from typing import Literal
 
 import msgspec
 
-Cause = Literal["queue", "preparation", "engine", "prefill", "decode", "preemption", "takeover", "compute"]
-PhaseName = Literal["queued", "preparing", "waiting", "prefill", "decode", "compute", "lost", "resuming"]
+Cause = Literal[
+    "intake", "queue", "pause", "preparation", "engine", "prefill", "decode", "preemption", "takeover", "compute"
+]
+PhaseName = Literal[
+    "intake", "queued", "paused", "preparing", "waiting", "prefill", "decode", "compute", "lost", "resuming"
+]
 EventName = Literal[
-    "admitted", "pulled", "first_token", "preempted", "worker_lost", "handed_over", "taken_over", "ended"
+    "admitted",
+    "queued",
+    "paused",
+    "resumed",
+    "pulled",
+    "first_token",
+    "preempted",
+    "worker_lost",
+    "handed_over",
+    "taken_over",
+    "ended",
 ]
 
 
 class Phase(msgspec.Struct):
     """A part of the request's time; the phases follow each other without gaps.
 
-    `lost`: from the last token of a worker that did not finish, or from its lease if it produced none, until the
-    next worker. `resuming`: from there until the next token. `waiting`: in the worker, for a seat or cache blocks.
+    `intake`: from admission until the queue has it. `paused`: it waited in a paused queue. `lost`: from the last
+    token of a worker that did not finish, or from its lease if it produced none, until the next worker. `resuming`:
+    from there until the next token. `waiting`: in the worker, for a seat or cache blocks.
     `preempted` is the part of it for which a choice was preempted.
     """
 
@@ -37,6 +52,7 @@ class Event(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         at: for preemptions, when the request last resumed; for a lost worker, its last sign of life in the log.
+        position: place in its class of the queue.
         tokens: tokens of the answer so far.
         count, seconds: of preemptions.
     """
@@ -44,6 +60,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     name: EventName
     at: float
     worker: str | None = None
+    position: int | None = None
     tokens: int | None = None
     count: int | None = None
     seconds: float | None = None
@@ -58,7 +75,14 @@ class Waiting(msgspec.Struct):
     batch: int
 
 
-class QueuePosition(msgspec.Struct):
+class Position(msgspec.Struct):
+    """Place in its class of the queue, from 1."""
+
+    at: float
+    position: int
+
+
+class QueueSnapshot(msgspec.Struct):
     """Place in the queue, and the other work there: counts alone, which name no other tenant.
 
     Attributes:
@@ -82,7 +106,9 @@ class QueuePosition(msgspec.Struct):
 class Totals(msgspec.Struct):
     """Seconds by cause; their sum is the request's time."""
 
+    intake: float = 0.0
     queue: float = 0.0
+    pause: float = 0.0
     preparation: float = 0.0
     engine: float = 0.0
     prefill: float = 0.0
@@ -94,7 +120,9 @@ class Totals(msgspec.Struct):
     def main(self) -> Cause:
         """Return the cause with the most seconds; the first of several."""
         causes: tuple[Cause, ...] = (
+            "pause",
             "queue",
+            "intake",
             "takeover",
             "preemption",
             "engine",
@@ -112,7 +140,8 @@ class Timeline(msgspec.Struct, kw_only=True):
     Attributes:
         until: the end of the request; while it is unfinished, the server's time at the reply.
         summary: the main cause in one sentence.
-        queue: positions in the queue: at admission, if other requests waited, and now, if it waits.
+        queue: what else waited when it was queued, if anything did, and now, if it waits.
+        positions: its positions over time, the first an estimate if several tenants take turns.
         cached_tokens: tokens of the prompt that were found in the prefix cache.
         tokens_per_s: rate of decoding, without preemptions and changes of worker; null before there is one.
     """
@@ -128,7 +157,8 @@ class Timeline(msgspec.Struct, kw_only=True):
     cause: Cause
     summary: str
     totals: Totals
-    queue: list[QueuePosition]
+    queue: list[QueueSnapshot]
+    positions: list[Position]
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from shared.errors import DeadlineExceeded, HeadraceError, RequestLost
-from shared.protocol import Backlog, PriorityClass, Request, RequestState, RunMark, Ticket, TokenEvent
+from shared.protocol import PriorityClass, Request, RequestState, RunMark, Stay, Ticket, TokenEvent
 from shared.token_log.subscription import Subscription
 
 OVERDUE = DeadlineExceeded("the request's deadline passed before its answer was complete")
@@ -108,14 +108,14 @@ class Run:
 
 @dataclass(frozen=True)
 class RequestMarks:
-    """A request's record, its runs in order, what waited when it was queued, and when the last mark was written.
+    """A request's record, its runs in order, its stay in the queue, and when the last mark was written.
 
-    `backlog` is None if nothing else waited, or the request has not been pulled.
+    `stay` is None while the request waits, and of one that an earlier version queued.
     """
 
     record: RequestRecord
     runs: tuple[Run, ...]
-    backlog: Backlog | None = None
+    stay: Stay | None = None
     logged_at: float | None = None
 
 
@@ -188,14 +188,17 @@ class TokenLog(Protocol):
         attempts: Sequence[int] = (),
         *,
         alone: bool = False,
-        backlogs: Sequence[Backlog | None] = (),
+        stays: Sequence[Stay | None] = (),
     ) -> list[Lease | None]:
         """Acquire the next lease epoch of each, in one round trip; None if the request has ended or is unknown.
 
-        `attempts` and `backlogs` are those of the deliveries: a later attempt than before means that the previous
+        `attempts` and `stays` are those of the deliveries: a later attempt than before means that the previous
         worker was lost. A request past its deadline ends here with DeadlineExceeded, and never runs. `alone`:
         `owner` runs nothing else (see `note_alone`).
         """
+
+    async def note_stay(self, job_id: str, stay: Stay) -> None:
+        """Record the stay in the queue of a request that ended there."""
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
         """Record whether the lease's worker runs nothing else, which is evidence if that worker is lost.

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from shared.protocol import Backlog, RunMark
+from shared.protocol import RunMark, Stay
 from shared.token_log.interface import RequestMarks, RequestRecord, Run
 
 MAX_RUNS = 16  # that are kept: the first, and the last of the others
 
 _mark_decoder = msgspec.json.Decoder(RunMark)
-_backlog_decoder = msgspec.json.Decoder(Backlog)
+_stay_decoder = msgspec.json.Decoder(Stay)
 
 
 def parse_marks(record: RequestRecord, fields: Mapping[bytes, bytes]) -> RequestMarks:
@@ -33,11 +33,11 @@ def parse_marks(record: RequestRecord, fields: Mapping[bytes, bytes]) -> Request
         if mark := fields.get(b"mark:%d" % epoch):
             at, content = mark.split(b" ", 1)
             run.marked_at, run.mark = float(at), _mark_decoder.decode(content)
-    backlog = fields.get(b"backlog")
+    stay = fields.get(b"stay")
     return RequestMarks(
         record,
         tuple(runs[epoch] for epoch in sorted(runs)),
-        _backlog_decoder.decode(backlog) if backlog else None,
+        _stay_decoder.decode(stay) if stay else None,
         _time(fields.get(b"logged_at", b"").decode()),
     )
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from shared.dead_letters.store import DeadLetter
 from shared.errors import HeadraceError, NotFound
-from shared.protocol import Backlog, ErrorInfo, Request, RequestState, Terminal, TokenEvent, Usage, encode_event
+from shared.protocol import ErrorInfo, Request, RequestState, Stay, Terminal, TokenEvent, Usage, encode_event
 from shared.redis import keys
 from shared.token_log.interface import (
     OVERDUE,
@@ -137,15 +137,16 @@ class MemoryTokenLog:
         attempts: Sequence[int] = (),
         *,
         alone: bool = False,
-        backlogs: Sequence[Backlog | None] = (),
+        stays: Sequence[Stay | None] = (),
     ) -> list[Lease | None]:
-        tries = zip(job_ids, attempts or [1] * len(job_ids), backlogs or [None] * len(job_ids), strict=True)
+        tries = zip(job_ids, attempts or [1] * len(job_ids), stays or [None] * len(job_ids), strict=True)
         return [self._acquire(*each, owner, alone) for each in tries]
 
-    def _acquire(self, job_id: str, attempt: int, backlog: Backlog | None, owner: str, alone: bool) -> Lease | None:
+    def _acquire(self, job_id: str, attempt: int, stay: Stay | None, owner: str, alone: bool) -> Lease | None:
         answer, now = self._find(job_id), self._clock()
         if answer is None or answer.record.state.terminal:
             return None
+        answer.stay = stay or answer.stay
         if answer.record.deadline is not None and now >= answer.record.deadline:
             self._end(answer, RequestState.FAILED, ErrorInfo.from_error(OVERDUE))
             return None
@@ -154,7 +155,7 @@ class MemoryTokenLog:
         answer.expires = now + self._request_ttl
         started = answer.record.started_at or now
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
-        answer.begin_run(attempt, now, backlog)
+        answer.begin_run(attempt, now)
         lost_alone = self._count_losses(answer, attempt, alone, moved)
         history, prompt = tuple(answer.events), answer.prompt
         return Lease(job_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone, prompt)
@@ -173,6 +174,10 @@ class MemoryTokenLog:
             evidence = 0 if produced else answer.lost_alone
         answer.attempt, answer.seq_then, answer.alone = attempt, answer.seq, alone
         return evidence
+
+    async def note_stay(self, job_id: str, stay: Stay) -> None:
+        if answer := self._find(job_id):
+            answer.stay = stay
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
         answer = self._find(lease.job_id)

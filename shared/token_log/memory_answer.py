@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.protocol import Backlog, RunMark, TokenEvent
+from shared.protocol import RunMark, Stay, TokenEvent
 from shared.token_log.interface import Keepsake, RequestMarks, RequestRecord, Run
 from shared.token_log.marks import MAX_RUNS
 
@@ -30,15 +30,14 @@ class MemoryAnswer:
     prompt: tuple[int, ...] = ()
     events: list[TokenEvent] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
-    backlog: Backlog | None = None
+    stay: Stay | None = None
     logged_at: float | None = None
 
-    def begin_run(self, attempt: int, now: float, backlog: Backlog | None) -> None:
+    def begin_run(self, attempt: int, now: float) -> None:
         """Note the run of a lease that was just acquired."""
         self.runs.append(Run(self.epoch, self.owner, now, attempt, self.seq, self.logged_at))
         if len(self.runs) > MAX_RUNS:
             del self.runs[1]
-        self.backlog = backlog or self.backlog
 
     def note_append(self, now: float, mark: RunMark | None, *, begun: bool) -> None:
         """Note an append; `begun`: the request had tokens before."""
@@ -51,4 +50,4 @@ class MemoryAnswer:
             run.first_append_at = now
 
     def marks(self) -> RequestMarks:
-        return RequestMarks(self.record, tuple(self.runs), self.backlog, self.logged_at)
+        return RequestMarks(self.record, tuple(self.runs), self.stay, self.logged_at)

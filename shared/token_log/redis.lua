@@ -148,18 +148,18 @@ local function begin_run(epoch, time, seq, logged_at)
     local gone = string.format('%d', epoch - MAX_RUNS + 1)
     redis.call('HDEL', state, 'run:' .. gone, 'mark:' .. gone, 'first:' .. gone)
   end
-  if ARGV[10] ~= '' then redis.call('HSET', state, 'backlog', ARGV[10]) end
   return string.format('run:%d', epoch), table.concat({ time, ARGV[7], seq, logged_at or '-', ARGV[2] }, ' ')
 end
 
 -- owner, ttl in ms; for a request past its deadline: error as JSON, channel, result ttl in ms; then the number of this
--- attempt, how many workers it may lose, 1 if its worker runs nothing else, and its backlog as JSON or ''
+-- attempt, how many workers it may lose, 1 if its worker runs nothing else, and its stay in the queue as JSON or ''
 -- -> {lease epoch, time, log entries, workers lost, when the first worker started, next seq, how many of the last lost
 -- in a row ran nothing else, prompt or nil}; nil if it has ended or is unknown
 function commands.acquire()
   if not is_known(ARGV[5]) then return nil end
   local known = redis.call('HMGET', state, 'state', 'deadline', 'seq', 'owner', 'logged_at')
   if ended(known[1]) then return nil end
+  if ARGV[10] ~= '' then redis.call('HSET', state, 'stay', ARGV[10]) end
   local deadline = tonumber(known[2] or '')
   if deadline and tonumber(now()) >= deadline then
     close('failed', ARGV[4], ARGV[5], ARGV[6])
@@ -173,6 +173,11 @@ function commands.acquire()
   local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[4] ~= ARGV[2])
   local started, entries = redis.call('HGET', state, 'started_at'), redis.call('XRANGE', log, '-', '+')
   return { epoch, time, entries, lost, started, tonumber(known[3]), lost_alone, redis.call('HGET', sibling('prompt'), 'ids') }
+end
+
+-- its stay in the queue, as JSON
+function commands.note_stay()
+  if is_known() then redis.call('HSET', state, 'stay', ARGV[2]) end
 end
 
 -- lease epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused

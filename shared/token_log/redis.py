@@ -14,11 +14,11 @@ from redis.utils import str_if_bytes
 
 from shared.errors import HeadraceError, NotFound
 from shared.protocol import (
-    Backlog,
     ErrorInfo,
     PriorityClass,
     Request,
     RequestState,
+    Stay,
     TokenEvent,
     decode_event,
     encode,
@@ -124,14 +124,14 @@ class RedisTokenLog:
         attempts: Sequence[int] = (),
         *,
         alone: bool = False,
-        backlogs: Sequence[Backlog | None] = (),
+        stays: Sequence[Stay | None] = (),
     ) -> list[Lease | None]:
         overdue = encode(ErrorInfo.from_error(OVERDUE))
         calls = []
-        tries = zip(job_ids, attempts or [1] * len(job_ids), backlogs or [None] * len(job_ids), strict=True)
-        for each, attempt, backlog in tries:
+        tries = zip(job_ids, attempts or [1] * len(job_ids), stays or [None] * len(job_ids), strict=True)
+        for each, attempt, stay in tries:
             ended = (overdue, keys.live_channel(each), self._result_ttl)
-            run = (attempt, self._max_attempts, int(alone), encode(backlog) if backlog else "")
+            run = (attempt, self._max_attempts, int(alone), encode(stay) if stay else "")
             calls.append((_keys(each), (owner, self._request_ttl, *ended, *run)))
         async with self._server.reaching("the token log"):
             replies = await self._script.many("acquire", calls)
@@ -149,6 +149,9 @@ class RedisTokenLog:
             return None
         prompt = self._foreign.read("answers", keys.prompt(job_id), lambda: _unpack_ids(ids or b"")) or ()
         return Lease(job_id, owner, epoch, float(now), history, losses, begun, alone, prompt)
+
+    async def note_stay(self, job_id: str, stay: Stay) -> None:
+        await self._run("note_stay", job_id, encode(stay))
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
         reply = await self._run("note_alone", lease.job_id, lease.epoch, lease.owner, int(alone))

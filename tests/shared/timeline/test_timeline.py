@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shared.protocol import Backlog, PriorityClass, RequestState, RunMark
-from shared.queue.interface import Backlogs
+from shared.protocol import Backlog, PriorityClass, RequestState, RunMark, Stay
+from shared.queue.interface import Wait
 from shared.timeline.timeline import timeline_of
 from shared.timeline.types import Timeline
 from shared.token_log.interface import RequestMarks, RequestRecord, Run
@@ -21,7 +21,7 @@ def marks(
     end: float | None = None,
     tokens: int = 0,
     logged: float | None = None,
-    backlog: Backlog | None = None,
+    stay: Stay | None = None,
 ) -> RequestMarks:
     """Return the marks of a request; times are in seconds after admission."""
     state = RequestState.COMPLETED if end else RequestState.RUNNING if runs else RequestState.QUEUED
@@ -39,7 +39,7 @@ def marks(
         completion_tokens=tokens,
         finish="stop" if end else "",
     )
-    return RequestMarks(record, runs, backlog, None if logged is None else START + logged)
+    return RequestMarks(record, runs, stay, None if logged is None else START + logged)
 
 
 def run(
@@ -75,9 +75,24 @@ def names(timeline: Timeline) -> list[str]:
 
 CAUSES = {
     "queue": (
-        marks(run(8.0, mark=RunMark()), first=9.0, end=10.0, tokens=10, backlog=BEHIND),
+        marks(run(8.0, mark=RunMark()), first=9.0, end=10.0, tokens=10, stay=Stay(START, BEHIND)),
         "8.0 s of 10.0 s (80 %) went into waiting in the queue, which it entered at position 5 of class standard, "
         "beside 8 waiting requests (2 interactive, 6 standard, 1 of its own tenant).",
+    ),
+    "pause": (
+        marks(
+            run(9.0, mark=RunMark()),
+            first=9.5,
+            end=10.0,
+            tokens=3,
+            stay=Stay(START, BEHIND, (), ((START, START + 2), (START + 1, START + 8))),
+        ),
+        "The queue was paused for 8.0 s of 10.0 s (80 %).",
+    ),
+    "intake": (
+        marks(run(8.0, mark=RunMark()), first=9.0, end=10.0, tokens=3, stay=Stay(START + 7)),
+        "7.0 s of 10.0 s (70 %) went into the way into the queue, through Kafka if requests are written there "
+        "first.",
     ),
     "preparation": (
         marks(run(1.0, mark=RunMark(0, 7.0, 1.0)), first=9.5, end=10.0, tokens=3),
@@ -164,11 +179,26 @@ def test_a_request_that_was_handed_over_lost_no_worker() -> None:
 
 def test_a_waiting_request_shows_its_positions_and_share() -> None:
     now = Backlog(position=2, by_class=(0, 3, 1), own=0, tenants=2, tokens=400, own_tokens=0)
-    found = timeline_of(marks(), START + 4, Backlogs(now, BEHIND))
+    found = timeline_of(marks(), START + 4, Wait(now, Stay(START, BEHIND, ((START + 3, 4),))))
     assert [(each.at - START, each.position) for each in found.queue] == [(0.0, 5), (4.0, 2)]
+    assert [(each.at - START, each.position) for each in found.positions] == [(0.0, 5), (3.0, 4), (4.0, 2)]
     assert [each.share for each in found.queue] == [0.1, 0.4], "4 of 20 and 4 of 5, halved between two tenants"
     assert found.summary.startswith("4.0 s of 4.0 s so far (100 %) went into waiting in the queue, ")
     assert found.summary.endswith(", and is at position 2 now.")
+
+
+def test_a_request_in_a_paused_queue_shows_since_when() -> None:
+    wait = Wait(BEHIND, Stay(START + 1, None, (), ((START + 2, None),)))
+    found = timeline_of(marks(), START + 8, wait)
+    assert phases(found) == [("intake", 0.0, 1.0), ("queued", 1.0, 2.0), ("paused", 2.0, 8.0)]
+    assert names(found) == ["admitted", "queued", "paused"]
+    assert found.summary == "The queue was paused for 6.0 s of 8.0 s so far (75 %)."
+
+
+def test_events_of_the_queue_have_its_pauses_and_the_position() -> None:
+    found = timeline_of(CAUSES["pause"][0], START + 99)
+    assert names(found)[:6] == ["admitted", "queued", "paused", "paused", "resumed", "resumed"]
+    assert found.events[1].position == 5
 
 
 def test_an_answer_in_progress_counts_up_to_now() -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from shared.backend import Backend
-from shared.protocol import Backlog, PriorityClass, Request, RunMark, TokenEvent
+from shared.protocol import Backlog, Request, RunMark, Stay, TokenEvent
 from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import Append, Lease
 from shared.token_log.marks import MAX_RUNS
-from tests.support.fakes import make_request, submit, token_event
+from tests.support.fakes import make_request, token_event
 from tests.support.log_calls import DONE
-from tests.support.queue_calls import pull
 
 MARK = RunMark(3, 0.25, 0.5)
 
 
-async def begin(
-    backend: Backend, request: Request, owner: str, attempt: int, behind: Backlog | None = None
-) -> Lease:
-    [lease] = await backend.token_log.acquire([request.id], owner, [attempt], backlogs=[behind])
+async def begin(backend: Backend, request: Request, owner: str, attempt: int, stay: Stay | None = None) -> Lease:
+    [lease] = await backend.token_log.acquire([request.id], owner, [attempt], stays=[stay])
     assert lease is not None
     return lease
 
@@ -28,13 +25,13 @@ async def write(backend: Backend, lease: Lease, event: TokenEvent, mark: RunMark
 
 
 async def test_marks_show_each_run(backend: Backend, request_: Request) -> None:
-    behind = Backlog(2, (0, 1, 0), 1, 1, 9, 9)
-    first = await begin(backend, request_, "a", 1, behind)
+    stay = Stay(1.5, Backlog(2, (0, 1, 0), 1, 1, 9, 9), ((2.5, 1),), ((2.0, 2.25), (2.5, None)))
+    first = await begin(backend, request_, "a", 1, stay)
     await write(backend, first, token_event(0, "x"), MARK)
     await write(backend, first, token_event(1, "y"))
     preempted = RunMark(3, 0.25, 0.5, 1, 0.125)
     await write(backend, first, token_event(2, "z"), preempted)
-    second = await begin(backend, request_, "b", 2, behind)
+    second = await begin(backend, request_, "b", 2)
     await write(backend, second, token_event(3, "w"), MARK)
     found = await backend.token_log.marks(request_.id)
     assert found is not None
@@ -42,7 +39,7 @@ async def test_marks_show_each_run(backend: Backend, request_: Request) -> None:
         ("a", 1, 0, preempted),
         ("b", 2, 3, MARK),
     ]
-    assert found.backlog == behind
+    assert found.stay == stay
     one, two = found.runs
     assert found.record.started_at == one.acquired_at
     assert found.record.first_token_at is not None and two.logged_at is not None and two.first_append_at is not None
@@ -92,28 +89,20 @@ async def test_foreign_marks_leave_the_record(on_redis: Backend) -> None:
     assert (found.record.id, found.runs) == (request.id, ())
 
 
-async def test_a_delivery_says_what_waited(backend: Backend) -> None:
-    """Given requests of two classes and tenants, each later one is behind the earlier ones."""
-    standard, interactive = PriorityClass.STANDARD, PriorityClass.INTERACTIVE
-    requests = [
-        make_request(tenant="a", priority=standard),
-        make_request(tenant="b", priority=standard),
-        make_request(tenant="a", priority=interactive),
-        make_request(tenant="a", priority=standard),
-    ]
-    tickets = [await submit(backend, request) for request in requests]
-    expected = [
-        None,
-        Backlog(2, (0, 1, 0), 0, 2, 9, 0),
-        Backlog(1, (0, 2, 0), 1, 1, 18, 9),
-        Backlog(3, (1, 2, 0), 2, 2, 27, 18),
-    ]
-    found = [await backend.transport.backlogs(ticket) for ticket in tickets]
-    assert [each and each.then for each in found] == expected
-    assert [each and each.now.position for each in found] == [2, 2, 1, 3], "tenants take turns"
-    assert found[0] is not None
-    assert found[0].now == Backlog(2, (1, 2, 0), 2, 2, 27, 18)
-    deliveries = {each.request.id: each for each in await pull(backend.transport, 4)}
-    assert [deliveries[request.id].backlog for request in requests] == expected
-    assert [deliveries[request.id].request for request in requests] == requests
-    assert [await backend.transport.backlogs(ticket) for ticket in tickets] == [None] * 4
+async def test_a_request_that_ended_in_the_queue_keeps_its_stay(backend: Backend) -> None:
+    request, stay = make_request(), Stay(1.5, None, (), ((2.0, None),))
+    assert await backend.token_log.create(request)
+    await backend.token_log.close(request.id)
+    await backend.token_log.note_stay(request.id, stay)
+    await backend.token_log.note_stay("req_x", stay)
+    found = await backend.token_log.marks(request.id)
+    assert found is not None and found.stay == stay
+    assert await backend.token_log.marks("req_x") is None
+
+
+async def test_a_request_past_its_deadline_keeps_its_stay(backend: Backend) -> None:
+    request, stay = make_request(deadline=1.0), Stay(1.5)
+    assert await backend.token_log.create(request)
+    assert await backend.token_log.acquire([request.id], "a", [1], stays=[stay]) == [None]
+    found = await backend.token_log.marks(request.id)
+    assert found is not None and (found.stay, found.runs) == (stay, ())

@@ -49,6 +49,7 @@ def why(
     console.print(bar(parts, min(MAX_BAR_CELLS, console.width)))
     _print_parts(console, parts, found["seconds"])
     _print_positions(console, found)
+    _print_tokens(console, found)
     _print_events(console, found)
 
 
@@ -92,6 +93,15 @@ def _print_positions(console: Console, timeline: dict[str, Any]) -> None:
     if any(each["position"] > 1 for each in positions):
         steps = [f"{each['position']} after {each['at'] - timeline['created_at']:.1f} s" for each in positions]
         console.print(f"\nposition in the queue: {', '.join(steps)}", soft_wrap=not console.is_terminal)
+
+
+def _print_tokens(console: Console, timeline: dict[str, Any]) -> None:
+    """Print the tokens of prompt and answer, once a worker has counted them."""
+    if timeline["prompt_tokens"]:
+        rate = timeline["tokens_per_s"]
+        written = f"{timeline['completion_tokens']} tokens" + (f", {rate:.1f} per second" if rate else "")
+        prompt = f"{timeline['prompt_tokens']} tokens, {timeline['cached_tokens']} from the prefix cache"
+        console.print(f"\nprompt: {prompt}; answer: {written}", soft_wrap=not console.is_terminal)
 
 
 def _print_events(console: Console, timeline: dict[str, Any]) -> None:

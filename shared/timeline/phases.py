@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from shared.protocol import RequestState, RunMark
-from shared.timeline.types import Phase, PhaseName, Totals
+from shared.timeline.types import Cause, Phase, PhaseName, Totals
 from shared.token_log.interface import RequestMarks, Run
+
+CAUSES: Mapping[PhaseName, Cause] = {
+    "intake": "intake",
+    "queued": "queue",
+    "paused": "pause",
+    "preparing": "preparation",
+    "waiting": "engine",
+    "prefill": "prefill",
+    "decode": "decode",
+    "compute": "compute",
+    "lost": "takeover",
+    "resuming": "takeover",
+}
 
 
 class _Builder:
@@ -85,25 +100,17 @@ def first_token_of(marks: RequestMarks, run: Run, end: float) -> float | None:
 def totals_of(phases: list[Phase]) -> Totals:
     totals = Totals()
     for phase in phases:
-        computed = phase.seconds - phase.preempted
+        cause = CAUSES[phase.name]
+        setattr(totals, cause, getattr(totals, cause) + phase.seconds - phase.preempted)
         totals.preemption += phase.preempted
-        match phase.name:
-            case "intake":
-                totals.intake += computed
-            case "queued":
-                totals.queue += computed
-            case "paused":
-                totals.pause += computed
-            case "preparing":
-                totals.preparation += computed
-            case "waiting":
-                totals.engine += computed
-            case "prefill":
-                totals.prefill += computed
-            case "decode":
-                totals.decode += computed
-            case "compute":
-                totals.compute += computed
-            case "lost" | "resuming":
-                totals.takeover += computed
     return totals
+
+
+def workers_of(phases: list[Phase], cause: Cause) -> list[str]:
+    """Return the workers of the phases that count for a cause, in order."""
+    found = (
+        phase.worker
+        for phase in phases
+        if phase.worker and (phase.preempted > 0 if cause == "preemption" else CAUSES[phase.name] == cause)
+    )
+    return list(dict.fromkeys(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.timeline.phases import workers_of
 from shared.timeline.types import Event, QueueSnapshot, Timeline
 
 
@@ -11,8 +12,8 @@ def summary_of(timeline: Timeline) -> str:
     so_far = "" if timeline.state in ("completed", "failed", "cancelled") else " so far"
     if timeline.cause == "pause":
         return f"The queue was paused for {duration(part)} of {duration(timeline.seconds)}{so_far}{share}."
-    worker = next((phase.worker for phase in timeline.phases if phase.worker), None)
-    on = f" on worker {worker}" if worker else ""
+    workers = workers_of(timeline.phases, timeline.cause)
+    on = f" on {len(workers)} workers" if len(workers) > 1 else f" on worker {workers[0]}" if workers else ""
     lead = f"{duration(part)} of {duration(timeline.seconds)}{so_far}{share} went into"
     return f"{lead} {_what(timeline, on)}."
 

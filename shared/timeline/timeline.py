@@ -19,7 +19,7 @@ def timeline_of(marks: RequestMarks, now: float, wait: Wait | None = None) -> Ti
     record = marks.record
     if wait is not None:
         marks = replace(marks, stay=wait.stay)
-    until = record.finished_at or max(now, record.created_at)
+    until = record.finished_at or _latest(marks, now)
     phases = phases_of(marks, until)
     totals = totals_of(phases)
     found = Timeline(
@@ -46,6 +46,13 @@ def timeline_of(marks: RequestMarks, now: float, wait: Wait | None = None) -> Ti
     )
     found.summary = summary_of(found)
     return found
+
+
+def _latest(marks: RequestMarks, now: float) -> float:
+    """Return `now`, or the last known time if that is later: an API process estimates the server's time."""
+    known = [marks.record.created_at, marks.record.first_token_at, marks.logged_at]
+    known += [run.acquired_at for run in marks.runs] + [marks.stay.entered if marks.stay else None]
+    return max(now, *(at for at in known if at is not None))
 
 
 def _views(stay: Stay | None, priority: PriorityClass, until: float, wait: Wait | None) -> list[QueueSnapshot]:

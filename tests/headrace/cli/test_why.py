@@ -17,8 +17,14 @@ TIMELINE = {
     "created_at": 10.0,
     "seconds": 10.0,
     "phases": [QUEUED, DECODE],
+    "positions": [{"at": 10.0, "position": 3}, {"at": 11.5, "position": 1}],
+    "prompt_tokens": 600,
+    "cached_tokens": 512,
+    "completion_tokens": 5,
+    "tokens_per_s": 0.667,
     "events": [
         {"name": "admitted", "at": 10.0},
+        {"name": "queued", "at": 10.0, "position": 3},
         {"name": "preempted", "at": 15.0, "worker": "w1", "count": 1, "seconds": 2.0},
         {"name": "ended", "at": 20.0, "tokens": 5, "finish": "stop"},
     ],
@@ -40,8 +46,10 @@ def test_why_prints_the_sentence_the_bar_and_the_events(server: None) -> None:
     result = CliRunner().invoke(app, ["why", "req_1"])
     assert result.exit_code == 0, result.output
     assert result.output.startswith(TIMELINE["summary"] + "\n")
-    for text in ("preempted", "2.000", "20.0", "5.000 s", "1 ×, 2.000 s", "5 tokens, stop"):
+    for text in ("preempted", "2.000", "20.0", "5.000 s", "1 ×, 2.000 s", "5 tokens, stop", "position 3"):
         assert text in result.output
+    assert "\nposition in the queue: 3 after 0.0 s, 1 after 1.5 s\n" in result.output
+    assert "\nprompt: 600 tokens, 512 from the prefix cache; answer: 5 tokens, 0.7 per second\n" in result.output
 
 
 def test_why_prints_the_timeline_as_json(server: None) -> None:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from producer_api.background.sweeper import Sweeper
 from shared.backend import Backend
 from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, RequestState, new_job_id
@@ -30,22 +31,50 @@ async def test_a_job_has_a_timeline_in_each_state(client: httpx.AsyncClient, wor
     body = {"model": MODEL, "prompt": "hi"}
     first, second = [(await client.post("/v1/jobs", json=body)).json()["id"] for _ in range(2)]
     waiting = await timeline(client, second)
-    assert (waiting["state"], waiting["cause"]) == ("queued", "queue")
+    assert (waiting["state"], names(waiting, "events")) == ("queued", ["admitted", "queued"])
     assert [each["position"] for each in waiting["queue"]] == [2, 2]
     assert waiting["queue"][1]["requests"] == {"interactive": 0, "standard": 1, "batch": 0}
     job = await worker.take()
     await job.say_all(["a", "b"])
     running = await timeline(client, first)
-    assert (running["state"], names(running, "events")) == ("running", ["admitted", "pulled", "first_token"])
+    assert running["state"] == "running"
+    assert names(running, "events") == ["admitted", "queued", "pulled", "first_token"]
     await job.end()
     ended = await timeline(client, first)
     assert names(ended, "events")[-1] == "ended"
     assert ended["completion_tokens"] == 2
     assert ended["seconds"] == pytest.approx(sum(ended["totals"].values()))
-    assert {each["worker"] for each in ended["phases"][1:]} == {"w1"}
+    assert [each["position"] for each in ended["positions"]] == [1]
+    workers = {each["worker"] for each in ended["phases"] if each["name"] not in ("intake", "queued")}
+    assert workers == {"w1"}
     job = await worker.take()
     await job.end(RequestState.FAILED, ErrorInfo.from_error(EngineFailed("out of memory")))
     assert (await timeline(client, second))["events"][-1]["finish"] == "engine_failed"
+
+
+async def test_a_job_that_ended_in_a_paused_queue_shows_the_pause(
+    client: httpx.AsyncClient, backend: Backend
+) -> None:
+    await backend.queues.set_gate(MODEL, "paused")
+    job_id = (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "hi"})).json()["id"]
+    waiting = await timeline(client, job_id)
+    assert names(waiting, "events") == ["admitted", "queued", "paused"]
+    await client.delete(f"/v1/jobs/{job_id}")
+    ended = await timeline(client, job_id)
+    assert names(ended, "events") == ["admitted", "queued", "paused", "ended"]
+    assert names(ended, "phases")[-1] == "paused"
+    overdue = make_request(created_at=await backend.token_log.now(), deadline=1.0)
+    await submit(backend, overdue)
+    await Sweeper(backend, models).sweep(tidy=False)
+    found = await timeline(client, overdue.id)
+    assert (names(found, "events")[-2:], found["events"][-1]["finish"]) == (
+        ["paused", "ended"],
+        "deadline_exceeded",
+    )
+
+
+async def models() -> list[str]:
+    return [MODEL]
 
 
 async def test_only_the_admin_port_shows_another_tenants(

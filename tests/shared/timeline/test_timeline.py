@@ -144,6 +144,19 @@ def test_the_sentence_names_the_main_cause(cause: str) -> None:
     assert [each.start for each in found.phases[1:]] == [each.end for each in found.phases[:-1]]
 
 
+def test_a_cause_names_all_workers_it_ran_on() -> None:
+    given = marks(
+        run(0.5, mark=RunMark()),
+        run(5.0, worker="w2", attempt=2, seq=31, logged=4.0, first=5.5, mark=RunMark()),
+        first=1.0,
+        end=10.0,
+        tokens=76,
+    )
+    assert timeline_of(given, START + 99).summary.endswith(
+        "writing 76 tokens at 9.9 tokens per second on 2 workers."
+    )
+
+
 def test_phases_of_a_lost_worker_and_its_successor() -> None:
     found = timeline_of(CAUSES["takeover"][0], START + 99)
     assert phases(found) == [
@@ -205,6 +218,13 @@ def test_an_answer_in_progress_counts_up_to_now() -> None:
     found = timeline_of(marks(run(1.0, mark=RunMark()), first=2.0, tokens=31), START + 12)
     assert (found.state, found.seconds, found.tokens_per_s) == ("running", 12.0, 3.0)
     assert phases(found)[-1] == ("decode", 2.0, 12.0)
+
+
+def test_a_clock_that_lags_hides_no_event() -> None:
+    """Given a present time before the last events, as an API process may estimate it."""
+    found = timeline_of(marks(run(1.0, mark=RunMark()), first=2.0, tokens=1, stay=Stay(START + 0.5)), START + 0.25)
+    assert names(found) == ["admitted", "queued", "pulled", "first_token"]
+    assert phases(found)[-1] == ("prefill", 1.0, 2.0)
 
 
 def test_preemptions_before_the_first_token_shorten_the_prefill() -> None:

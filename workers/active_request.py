@@ -15,6 +15,7 @@ from shared.protocol import (
     PromptUsage,
     Request,
     RequestState,
+    RunMark,
     Terminal,
     Token,
     TokenEvent,
@@ -24,6 +25,10 @@ from shared.protocol import (
 from shared.queue.interface import Claim, Delivery, due_at
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.waits import EngineWaits
+
+MARK_INTERVAL_S = 1.0  # between marks of a run: how exactly the end of a lost worker is known
+NO_WAITS = EngineWaits()
 
 
 @dataclass
@@ -33,6 +38,10 @@ class ActiveRequest:
     Attributes:
         held_since: by time.monotonic.
         in_engine: the engine has it, and may be computing it.
+        prepared: seconds until then.
+        mark: what was measured of this run, as logged last; None before its first append.
+        marked_at: when it was logged, by time.monotonic.
+        waits: the latest of the engine's measurements.
         first_token_at: when the first tokens of this run were appended, by time.monotonic; None before.
         last_token_at: when tokens of this run were appended last, by time.monotonic; None before the first.
         next_seq: seq of the next token that the engine produces.
@@ -48,6 +57,10 @@ class ActiveRequest:
     deadline_timer: asyncio.TimerHandle | None = None
     held_since: float = field(default_factory=time.monotonic)
     in_engine: bool = False
+    prepared: float = 0.0
+    mark: RunMark | None = None
+    marked_at: float = 0.0
+    waits: EngineWaits = NO_WAITS
     first_token_at: float | None = None
     last_token_at: float | None = None
     next_seq: int = field(init=False)
@@ -82,6 +95,10 @@ class ActiveRequest:
     def history(self) -> list[Token]:
         """The tokens that earlier attempts logged."""
         return [token for event in self.lease.history for token in event.tokens]
+
+    def enter_engine(self) -> None:
+        """Note that the engine has it."""
+        self.in_engine, self.prepared = True, time.monotonic() - self.held_since
 
     def time_left(self, deadline: float) -> float:
         """Return the seconds until `deadline`, a time of the server's clock.
@@ -136,7 +153,27 @@ class ActiveRequest:
         self.reasoning_tokens += count_reasoning(tokens)
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._terminal(last))
-        return Append(self.lease, event, len(self.prompt), () if last.finished else self._ids_to_record(event))
+        ids = () if last.finished else self._ids_to_record(event)
+        return Append(self.lease, event, len(self.prompt), ids, self._new_mark(outputs))
+
+    def _new_mark(self, outputs: list[EngineOutput]) -> RunMark | None:
+        """Return the mark of this run with its first append, after a preemption, and once in MARK_INTERVAL_S."""
+        first, logged = outputs[0], self.mark
+        waits = first.waits if len(outputs) == 1 else next((o.waits for o in reversed(outputs) if o.waits), None)
+        now = time.monotonic()
+        if waits is None and logged is not None and now - self.marked_at < MARK_INTERVAL_S:
+            return None
+        self.waits, self.marked_at = waits or self.waits, now
+        waits = self.waits
+        self.mark = RunMark(
+            first.cached_tokens if logged is None else logged.cached_tokens,
+            round(self.prepared, 6),
+            round(waits.waited, 6),
+            waits.preemptions,
+            round(waits.preempted, 6),
+            round(waits.preempted, 6) if logged is None else logged.preempted_early,
+        )
+        return self.mark
 
     def _first_event(self, outputs: list[EngineOutput], tokens: tuple[Token, ...]) -> TokenEvent:
         """Return the event with the first tokens, with the counts of the prompt and its echo, if there is one."""

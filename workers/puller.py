@@ -161,6 +161,7 @@ class Puller:
                 self._worker,
                 [delivery.attempt for delivery in runnable],
                 alone=alone,
+                stays=[delivery.stay for delivery in runnable],
             )
             taken: list[tuple[Delivery, Lease]] = []
             for delivery, lease in zip(runnable, leases, strict=True):

@@ -199,7 +199,7 @@ class Worker:
             await self._append([(active, [prepared])])
             return
         self._engine.add(prepared)
-        active.in_engine = True
+        active.enter_engine()
         deadline = active.delivery.request.deadline
         if deadline is not None:
             active.deadline_timer = self._loop.call_later(

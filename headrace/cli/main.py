@@ -22,6 +22,7 @@ from headrace.cli import (
     processes,
     sim,
     usage,
+    why,
     workers,
 )
 from headrace.cli.administration import queues, top
@@ -55,6 +56,7 @@ app.command(rich_help_panel=USE)(chat.chat)
 app.command(rich_help_panel=USE)(jobs.submit)
 app.command(rich_help_panel=USE)(jobs.tail)
 app.command(rich_help_panel=USE)(jobs.cancel)
+app.command(rich_help_panel=USE)(why.why)
 app.add_typer(models.app, name="models", rich_help_panel=USE)
 app.add_typer(batch.app, name="batch", rich_help_panel=USE)
 app.add_typer(kafka.app, name="kafka", rich_help_panel=USE)

@@ -63,6 +63,10 @@ class AsyncHeadraceClient:
         """Wait until the job has ended (completed, failed or cancelled), and return it."""
         return await self._run(self._operations.result(job_id))
 
+    async def timeline(self, job_id: str) -> Json:
+        """Return where the time of a job went, up to now if it is unfinished."""
+        return await self._run(self._operations.timeline(job_id))
+
     async def cancel(self, job_id: str) -> Json:
         """Cancel a job and return it."""
         return await self._run(self._operations.cancel(job_id))

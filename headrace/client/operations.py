@@ -47,6 +47,9 @@ class Operations:
     def job(self, job_id: str) -> Flow[Json]:
         return self._json(Send("GET", f"/v1/jobs/{segment(job_id)}"))
 
+    def timeline(self, job_id: str) -> Flow[Json]:
+        return self._json(Send("GET", f"/v1/jobs/{job_id}/timeline"))
+
     def cancel(self, job_id: str) -> Flow[Json]:
         return self._json(Send("DELETE", f"/v1/jobs/{segment(job_id)}"))
 

@@ -17,11 +17,12 @@ Role = Literal["api", "worker", "tasks"]
 
 _COMMON = (
     "ping time eval evalsha publish subscribe unsubscribe del exists get pexpire set srem "
-    "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
+    "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zcount zrange zrangebyscore zrem "
+    "zscore"
 )
 _API = (
     "hkeys hscan hsetnx pttl sadd scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers "
-    "xlen xpending xreadgroup xrevrange zrank zrevrange zrevrank"
+    "xlen xpending xreadgroup xrevrange zmscore zrank zrevrange zrevrank"
 )
 _WORKER = "hsetnx pttl sadd smembers xack xclaim xdel xgroup|create xpending xreadgroup zincrby zremrangebyscore"
 _TASKS = (  # with those of Celery

@@ -9,6 +9,8 @@ from producer_api.metering.rate_limiter import RateLimiter
 from shared.backend import Backend
 from shared.errors import NotFound
 from shared.protocol import Outlook, RequestState
+from shared.timeline.timeline import timeline_of
+from shared.timeline.types import Timeline
 from shared.token_log.interface import RequestRecord
 
 JOB_ID = re.compile(r"req_[0-9a-f]{32}")
@@ -38,8 +40,23 @@ class RequestControl:
             async with redis_deadline():
                 record = await self._token_log.record(job_id)
         if record is None or record.tenant != tenant:
-            raise NotFound(f"the job {job_id[:64]!r} does not exist, or its answer has expired")
+            raise _unknown(job_id)
         return record
+
+    async def timeline(self, job_id: str, owner: str | None) -> Timeline:
+        """Return a request's timeline so far. Raises NotFound, Unavailable.
+
+        With an `owner`, another tenant's request is unknown.
+        """
+        marks = None
+        async with redis_deadline():
+            if JOB_ID.fullmatch(job_id):
+                marks = await self._token_log.marks(job_id)
+            if marks is None or owner not in (None, marks.record.tenant):
+                raise _unknown(job_id)
+            waits = marks.record.state is RequestState.QUEUED
+            wait = await self._transport.wait_of(marks.record.ticket) if waits else None
+            return timeline_of(marks, await self._token_log.now(), wait)
 
     async def outlook(self, record: RequestRecord) -> Outlook | None:
         """Return the queue position and expected wait of a request; None once it left the queue."""
@@ -52,8 +69,10 @@ class RequestControl:
         """Cancel a request, waiting or running; one that has ended is unchanged. Raises Unavailable."""
         async with redis_deadline():
             record = await self._token_log.close(job_id)
-            if record is not None and record.state is RequestState.QUEUED:
-                await self._transport.discard(record.ticket)
+            if record is None or record.state is not RequestState.QUEUED:
+                return
+            if stay := await self._transport.discard(record.ticket):
+                await self._token_log.note_stay(job_id, stay)
 
     async def forget(self, job_id: str) -> None:
         """Cancel a request and delete its data. Raises Unavailable."""
@@ -67,3 +86,7 @@ class RequestControl:
     def abandon(self, job_id: str) -> None:
         """Cancel a request in the background, for example one whose client disconnected."""
         self.background.start(self.cancel(job_id))
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(f"the job {job_id[:64]!r} does not exist, or its answer has expired")

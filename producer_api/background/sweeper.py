@@ -108,8 +108,8 @@ class Sweeper:
 
     async def _end_overdue(self, job_id: str) -> None:
         record = await self._token_log.close(job_id, OVERDUE)
-        if record is not None:
-            await self._transport.discard(record.ticket)
+        if record is not None and (stay := await self._transport.discard(record.ticket)):
+            await self._token_log.note_stay(job_id, stay)
 
     async def end_lost(self) -> None:
         """End the requests whose place in the queue another program deleted. Raises Unavailable."""

@@ -151,6 +151,7 @@ async def see(context: Context, job_id: str, caller: Principal) -> Response:
     caller.check_model(record.model)
     outlook = await context.request_control.outlook(record)
     found = RequestDetails.from_record(record)
+    found.timeline = f"/v1/jobs/{record.id}/timeline"
     if outlook is not None:
         found.position, found.expected_wait = outlook.position, outlook.wait
     return json_response(found)

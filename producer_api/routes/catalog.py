@@ -63,6 +63,7 @@ ADMIN = (
     *openapi.ENDPOINTS,
     *metrics.ADMIN_ENDPOINTS,
     *dead_letters.ADMIN_ENDPOINTS,
+    *jobs.ADMIN_ENDPOINTS,
     *sleep.ADMIN_ENDPOINTS,
     *kserve_repository.CONTROL_ENDPOINTS,
     *repository.ADMIN_ENDPOINTS,

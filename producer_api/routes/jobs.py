@@ -6,6 +6,7 @@ retry a DELETE.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.schemas.jobs import JobSubmission
 from producer_api.services import Context
 from shared.schemas.native.jobs import Job
+from shared.timeline.types import Timeline
 from shared.token_log.answer import nothing_after
 
 AFTER = parameter("after", "query", "the same in the URL; the header takes precedence", type="integer", minimum=-1)
@@ -39,6 +41,13 @@ async def submit(context: Context, request: Request, caller: Principal) -> Respo
 
 async def see(context: Context, job_id: str, tenant: str) -> Response:
     return json_response(await jobs.find(context, job_id, tenant))
+
+
+async def timeline(context: Context, job_id: str, owner: str | None, caller: Principal) -> Response:
+    found = await context.request_control.timeline(job_id, owner)
+    if owner is None:
+        caller.check_model(found.model)
+    return json_response(found)
 
 
 async def cancel(context: Context, job_id: str, tenant: str) -> Response:
@@ -66,7 +75,16 @@ def job_response(job: Job, *, joined: bool) -> Response:
 
 
 _endpoint = partial(Endpoint, group="jobs", errors=NATIVE, tag="Jobs")
+TIMELINE = _endpoint(
+    "GET",
+    "/v1/jobs/{job_id}/timeline",
+    timeline,
+    summary="Show where the time of a job went",
+    responses=(ResponseDoc("the timeline, up to now if the job is unfinished", Timeline),),
+    failures=(404, 500, 503),
+)
 ENDPOINTS = (
+    TIMELINE,
     _endpoint(
         "POST",
         "/v1/jobs",
@@ -119,3 +137,4 @@ ENDPOINTS = (
         failures=(400, 404, 500, 503),
     ),
 )
+ADMIN_ENDPOINTS = (replace(TIMELINE, admin=True),)  # of all tenants

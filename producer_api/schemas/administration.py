@@ -43,8 +43,12 @@ class RequestView(msgspec.Struct):
 
 
 class RequestDetails(RequestView):
-    """One request; while it waits, with its place in its class, from 1, and its expected wait in seconds."""
+    """One request; while it waits, with its place in its class, from 1, and its expected wait in seconds.
 
+    `timeline` is the path of its timeline.
+    """
+
+    timeline: str = ""
     position: int | None = None
     expected_wait: float | None = None
 

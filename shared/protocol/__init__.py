@@ -20,6 +20,7 @@ from shared.protocol.event import (
     Usage,
     count_reasoning,
 )
+from shared.protocol.marks import Backlog, RunMark, Stay
 from shared.protocol.request import (
     PROTOCOL_VERSION,
     DescribeTokenizer,
@@ -50,6 +51,7 @@ __all__ = [
     "DATA_TYPES",
     "ITEM_BYTES",
     "PROTOCOL_VERSION",
+    "Backlog",
     "CallDelta",
     "DataType",
     "DescribeTokenizer",
@@ -72,9 +74,11 @@ __all__ = [
     "Request",
     "RequestState",
     "Result",
+    "RunMark",
     "SamplingParams",
     "Score",
     "SequenceStep",
+    "Stay",
     "StopReason",
     "Structured",
     "Tensor",

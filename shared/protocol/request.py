@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from shared.protocol.marks import Stay
 from shared.protocol.tensors import Infer
 
 PROTOCOL_VERSION = 1
@@ -275,7 +276,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     separates cached prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose
     their oldest turns instead of being refused. With `refuse_overflow`, as in TGI's API, a request is refused
     rather than its answer cut at the context's end. `ttft_target` is how many seconds after `created_at` its first
-    token is wanted; with `refuse_late` it is refused if it is not expected to start by then.
+    token is wanted; with `refuse_late` it is refused if it is not expected to start by then. The queue adds
+    its `stay` in a lane.
     """
 
     id: str
@@ -296,6 +298,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline: float | None = None
     ttft_target: float | None = None
     refuse_late: bool = False
+    stay: Stay | None = None
     version: int = PROTOCOL_VERSION
 
     @property

@@ -24,6 +24,7 @@ function commands.gate()
   else
     return 0
   end
+  note_gate(field, before, state)
   if before == 'paused' and state ~= 'paused' then
     if field ~= '' then catch_up(ARGV[4]) end
     redis.call('PUBLISH', ARGV[7], 'published')

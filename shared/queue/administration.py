@@ -135,6 +135,7 @@ class MemoryQueueAdministration:
             queue.gates[name] = gate
         else:
             raise too_many_gates(model)
+        queue.history.note_gate(name, self._transport.now(), paused=gate == "paused")
         if before == "paused" and gate != "paused":
             queue.catch_up(name)
             self._transport.announce(model)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from shared.errors import (
     HeadraceError,
     QueueDraining,
@@ -19,7 +21,7 @@ from shared.errors import (
     TenantQueueDraining,
     TenantQueueFull,
 )
-from shared.protocol import Outlook, PriorityClass, Request, Ticket
+from shared.protocol import Backlog, Outlook, PriorityClass, Request, Stay, Ticket
 from shared.settings import Settings
 
 # Tokens served to each class while all classes wait, in proportion: urgent ones first, and none starves.
@@ -27,6 +29,7 @@ CLASS_WEIGHTS = {PriorityClass.INTERACTIVE: 16, PriorityClass.STANDARD: 4, Prior
 USUAL_TTFT_TARGET_S = 30.0  # with which a request without a target for its first token counts
 TICKS_PER_S = 100_000  # of the order in a lane
 SPARE_S = 0.05  # for which a worker leaves requests to less loaded ones, before it takes them itself
+STEP_S = 1.0  # between notes of how far the classes of a queue got
 FORGET_AFTER_S = 600.0  # of silence, for a worker that holds nothing
 MIN_RETRY_S, MAX_RETRY_S, DEFAULT_RETRY_S = 1.0, 120.0, 5.0  # bounds of Retry-After, and its value while unknown
 DRAIN_RETRY_S = 10.0  # Retry-After of a draining queue, which an operator opens again
@@ -81,12 +84,21 @@ class Claim:
 class Delivery:
     """A message delivered to a worker, which holds it until it acknowledges or releases it.
 
-    `attempt` is 1 for the first worker, and one more for each worker that was lost with the message.
+    `attempt` is 1 for the first worker, and one more for each worker that was lost with the message. `stay` is
+    what happened while it waited; None for one that an earlier version queued.
     """
 
     request: Request
     claim: Claim
     attempt: int
+    stay: Stay | None = None
+
+
+class Wait(NamedTuple):
+    """A waiting request: what waits beside it now, and its stay so far; None if an earlier version queued it."""
+
+    now: Backlog
+    stay: Stay | None
 
 
 class Pulled(NamedTuple):
@@ -204,8 +216,8 @@ class Transport(Protocol):
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         """Remove finished messages, all of one model. Idempotent."""
 
-    async def discard(self, ticket: Ticket) -> None:
-        """Remove a request if it still waits. Idempotent."""
+    async def discard(self, ticket: Ticket) -> Stay | None:
+        """Remove a request if it still waits, and return its stay. Idempotent."""
 
     async def depth(self, model: str) -> QueueDepth: ...
 
@@ -214,6 +226,9 @@ class Transport(Protocol):
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         """Return the place of a waiting request; None once it has left the queue."""
+
+    async def wait_of(self, ticket: Ticket) -> Wait | None:
+        """Return how a waiting request waits; None if it is not in a lane."""
 
     async def overdue(self, model: str, most: int) -> list[str]:
         """Return at most `most` ids of requests, waiting or held, past their deadline; each until `forget`."""
@@ -235,6 +250,11 @@ class Transport(Protocol):
 
     async def tidy(self, model: str) -> int:
         """Forget workers that hold nothing and were silent for FORGET_AFTER_S. Returns how many."""
+
+
+def without_stay(request: Request) -> Request:
+    """Return a request as it was before it was queued."""
+    return request if request.stay is None else msgspec.structs.replace(request, stay=None)
 
 
 def drain_refusal(model: str, *, whole_model: bool) -> HeadraceError:

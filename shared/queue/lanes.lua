@@ -25,6 +25,18 @@ local function leave(class, tenant, id, cost)
   if number('n') == 0 then redis.call('DEL', unpack(resting)) end
 end
 
+-- -> what waits beside a request with the rank `rank`, from 0, in its lane, as shared/protocol/marks.py has it, in JSON.
+-- A request that is counted itself is given with its cost.
+local function backlog(class, tenant, rank, cost)
+  local place, tenants = place_in(class, tenant, rank)
+  local itself, by_class = cost and 1 or 0, {}
+  for other = 1, CLASSES do by_class[other] = number('n#' .. other) - (other == class and itself or 0) end
+  read_tenant(tenant)
+  return string.format('[%d,[%d,%d,%d],%d,%d,%d,%d]', place, by_class[1], by_class[2], by_class[3],
+    math.max(0, number('n:' .. tenant) - itself), tenants, math.max(0, number('t') - (cost or 0)),
+    math.max(0, number('t:' .. tenant) - (cost or 0)))
+end
+
 -- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel, the worker it is
 -- aimed at or '', its order in its lane in ticks or '' for its arrival, the time in ms by which it must be expected to
 -- start or '', then the model's and the tenant's bounds: requests, tokens
@@ -42,8 +54,11 @@ function commands.publish()
     and (refusal(tenant, cost, { unpack(ARGV, 15) }) or too_late(class, tenant, order, ARGV[14]))
   if refused then return refused end
   set('ordinal', arrival)
-  local born = string.format('%d', promised or now * 1000)
-  redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
+  local born, payload = string.format('%d', promised or now * 1000), ARGV[10]
+  local waits = number('n#1') + number('n#2') + number('n#3') > 0
+  local behind = waits and backlog(class, tenant, ahead_of(class, tenant, order)) or 'null'
+  payload = table.concat({ '{"stay":', entering(behind), ',', string.sub(payload, 2) })
+  redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, payload }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
   redis.call('ZADD', lane_of(class, tenant), order, id)
   redis.call('ZADD', arrivals_of(class, tenant), born, id)
@@ -61,17 +76,20 @@ function commands.publish()
   return { 0 }
 end
 
--- group, lanes, class, tenant, request id: remove it if it still waits
+-- group, lanes, class, tenant, request id: remove it if it still waits -> its stay as JSON or '', if it did
 function commands.discard()
-  local item = waiter(ARGV[6])
+  local class, item = tonumber(ARGV[4]), waiter(ARGV[6])
   if not item then
     if unreserve(ARGV[6]) then redis.call('ZREM', overdue, ARGV[6]) end
     return
   end
-  leave(tonumber(ARGV[4]), ARGV[5], ARGV[6], item.cost)
+  local rank = redis.call('ZRANK', lane_of(class, ARGV[5]), ARGV[6])
+  local stay = rank and stay_so_far(class, ARGV[5], item, (place_in(class, ARGV[5], rank)))
+  leave(class, ARGV[5], ARGV[6], item.cost)
   if any_routes() then end_route(ARGV[6]) end
   redis.call('ZREM', overdue, ARGV[6])
   redis.call('HDEL', accepted, ARGV[6])
+  return stay or nil
 end
 
 -- -> the class whose turn it is among those with waiting requests and room, and its virtual time; or nil
@@ -161,16 +179,19 @@ local function open_of(class, search)
 end
 
 -- Take the next request of a class, unless it needs more seats than are free. A request that needs more seats than any
--- worker has goes to an idle worker, which refuses it. With a search, take the next that its worker may take.
+-- worker has goes to an idle worker, which refuses it. With a search, take the next that its worker may take. Steps are
+-- noted once in `interval` ticks.
 -- -> {class, entry, payload, attempt}
-local function take(class, start, weight, room, capacity, search)
+local function take(class, start, weight, room, capacity, search, interval)
   local tenant, began, id, item
   if search then tenant, began, id, item = open_of(class, search) else tenant, began, id, item = first_of(class) end
   if not tenant or item.seats > room[class] and room[class] < capacity then
     room[class] = 0
     return nil
   end
-  local entry = enter(class, item.payload, id)
+  local payload = with_history(class, tenant, item, interval)
+  local entry = enter(class, payload, id)
+  add('taken:' .. class, 1)
   set('clock', math.max(number('clock'), start))
   set('v:' .. class, start + item.cost / weight)
   set('clock:' .. class, math.max(number('clock:' .. class), began))
@@ -180,7 +201,7 @@ local function take(class, start, weight, room, capacity, search)
   drained(class, item.cost)
   for other = 1, CLASSES do room[other] = room[other] - item.seats end
   if search then note_taken(search, class, id, item.seats) end
-  return { class, entry, item.payload, 1, tenant = tenant, cost = item.cost } -- the reply has the first four
+  return { class, entry, payload, 1, tenant = tenant, cost = item.cost } -- the reply has the first four
 end
 
 -- -> the time of arrival in ms of the oldest waiting request in a lane, or nil
@@ -206,4 +227,14 @@ function commands.outlook()
   local model_gate, tenant_gate = gates_of(ARGV[5])
   local speed = model_gate ~= 'paused' and tenant_gate ~= 'paused' and rate(class)
   return { place, speed and speed > 0 and string.format('%.3f', place / speed) or '' }
+end
+
+-- group, lanes, class, tenant, request id -> {what waits beside it now, its stay or ''}, as JSON; nil once it has left
+-- the queue
+function commands.wait()
+  local class, item = tonumber(ARGV[4]), waiter(ARGV[6])
+  local rank = item and redis.call('ZRANK', lane_of(class, ARGV[5]), ARGV[6])
+  if not rank then return nil end
+  local place = place_in(class, ARGV[5], rank)
+  return { backlog(class, ARGV[5], rank, item.cost), stay_so_far(class, ARGV[5], item, place) }
 end

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from shared.errors import HeadraceError, QueueFull, TargetUnreachable, TenantQueueFull
-from shared.protocol import Outlook, PriorityClass, Request, Ticket
+from shared.protocol import Outlook, PriorityClass, Request, Stay, Ticket
+from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
     FORGET_AFTER_S,
     Bounds,
     Claim,
-    ClassDemand,
     Delivery,
     Demand,
     Lost,
     Pulled,
     QueueDepth,
     Room,
+    Wait,
     drain_refusal,
     lane_order,
     late,
@@ -31,14 +31,12 @@ from shared.queue.interface import (
     refusal,
 )
 from shared.queue.memory_lanes import Held, Lane, ModelQueue, Search, Sighting, Waiting
+from shared.queue.memory_rate import WINDOW_S
 from shared.queue.router import Router
 from shared.queue.survey import RecentRequest
 from shared.redis import keys
 from shared.token_log.memory import MemoryLive
 from shared.validation.token_estimate import token_estimate
-
-WINDOW_S = 30.0  # over which the drain rate is averaged
-FORGET_RATE_S = 5 * WINDOW_S  # without a pull, after which it is unknown
 
 
 class MemoryTransport:
@@ -82,11 +80,13 @@ class MemoryTransport:
         order = arrival if order is None else order
         self._check_start(queue, request, order)
         found = queue.classes[priority]
+        rank = 1 + queue.ahead_of(priority, tenant, order)
+        backlog = queue.backlog(priority, tenant, rank) if queue.waiting() else None
         if not found.waiting:
             found.start = max(found.start, queue.clock)
         if tenant not in found.lanes:
             found.lanes[tenant] = Lane(max(found.resting.pop(tenant, 0.0), found.clock))
-        found.lanes[tenant].add(Waiting(request, cost, now, order, aim))
+        found.lanes[tenant].add(Waiting(request, cost, now, order, aim, Stay(now, backlog)))
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
         queue.published += 1
@@ -114,7 +114,7 @@ class MemoryTransport:
         ):
             total = sum(item.cost for item in items)
             if len(items) >= depth or (items and total + cost > tokens):
-                speed = queue.tokens * self._kept(queue)
+                speed = queue.rate.tokens_per_s(self._clock())
                 excess = max(total / len(items) * max(1.0, depth / 10), total + cost - tokens)
                 raise refusal(request.model, whole_model=whole_model, wait=excess / speed if speed else None)
 
@@ -130,16 +130,15 @@ class MemoryTransport:
 
     def _expected_wait(self, queue: ModelQueue, request: Request, order: int) -> float | None:
         """Return the seconds until a new request is pulled, at the recent rate; None if unknown."""
-        found = queue.classes[request.priority]
-        lane = found.lanes.get(request.tenant)
-        place = queue.place(request.priority, request.tenant, 1 + (lane.ahead_of(order) if lane else 0))
+        ahead = queue.ahead_of(request.priority, request.tenant, order)
+        place = queue.place(request.priority, request.tenant, 1 + ahead)
         free = sum(queue.pullers.values()) - len(queue.held)
         others = [item for item in queue.waiting() if item.request.priority is not request.priority]
         if sum(not queue.is_paused(item.request.tenant) for item in others) + place <= free:
             return 0.0
-        if self._clock() - queue.at > WINDOW_S:
+        if self._clock() - queue.rate.at > WINDOW_S:
             return None
-        speed = found.drained * self._kept(queue)
+        speed = queue.rate.requests_per_s(self._clock(), request.priority)
         return place / speed if speed else None
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
@@ -150,6 +149,8 @@ class MemoryTransport:
         patience = self._router.patience(model) if self._router else 0.0
         search = queue.search(worker, now, lease=self._lease, patience=patience)
         found: list[Delivery] = []
+        if any(seats[each] > 0 and queue.classes[each].lanes for each in PriorityClass):
+            queue.history.note_step(now)
         while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:
             search.shares = queue.leaves(queue.available(), worker, queue.spared, now)
             priority = min(open_classes, key=lambda p: queue.classes[p].start)
@@ -192,7 +193,7 @@ class MemoryTransport:
         began, lane.start = lane.start, lane.start + item.cost
         queue.leave(priority, tenant, item.request.id)
         found.resting = {name: start for name, start in found.resting.items() if start > began}
-        self._drained(queue, priority, item.cost)
+        queue.rate.note(self._clock(), priority, item.cost)
         queue.note_served(self._clock(), priority, tenant, item.cost)
         for other in PriorityClass:
             seats[other] -= item.request.params.n
@@ -201,27 +202,11 @@ class MemoryTransport:
         queue.deliveries += 1
         entry = f"{queue.deliveries}-0"
         routed = item.aim != ""
-        queue.held[entry] = Held(item.request, priority, search.worker, self._clock(), item.cost, routed)
-        return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1)
-
-    def _drained(self, queue: ModelQueue, priority: PriorityClass, cost: int) -> None:
         now = self._clock()
-        if now - queue.at > FORGET_RATE_S:
-            queue.since = now
-        kept = math.exp(-(now - queue.at) / WINDOW_S)
-        for each in queue.classes.values():
-            each.drained *= kept
-        queue.classes[priority].drained += 1
-        queue.tokens = queue.tokens * kept + cost
-        queue.at = now
-
-    def _kept(self, queue: ModelQueue) -> float:
-        """Return the factor from a decayed sum to a rate per second; 0 if nothing was pulled for FORGET_RATE_S."""
-        now = self._clock()
-        if now - queue.at > FORGET_RATE_S:
-            return 0.0
-        seen = WINDOW_S * (1 - math.exp(-max(now - queue.since, 1) / WINDOW_S))
-        return math.exp(-(now - queue.at) / WINDOW_S) / seen
+        stay = queue.history.extend(item.stay, priority, tenant, 1, now, min_wait=interface.STEP_S)
+        queue.history.note_taken(priority)
+        queue.held[entry] = Held(item.request, priority, search.worker, now, item.cost, routed, stay)
+        return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1, stay)
 
     async def claim(self, model: str, worker: str, room: Room) -> Pulled:
         queue, now = self.queue(model), self._clock()
@@ -249,7 +234,8 @@ class MemoryTransport:
         held = queue.held[entry]
         held.worker, held.beat = worker, self._clock()
         held.attempt += 1
-        return Delivery(held.request, Claim(held.request.id, queue.model, held.priority, entry), held.attempt)
+        claim = Claim(held.request.id, queue.model, held.priority, entry)
+        return Delivery(held.request, claim, held.attempt, held.stay)
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         queue, lost = self.queue(model), []
@@ -281,42 +267,37 @@ class MemoryTransport:
             queue.held.pop(claim.entry, None)
             queue.overdue.pop(claim.job_id, None)
 
-    async def discard(self, ticket: Ticket) -> None:
-        queue = self.queue(ticket.model)
+    async def discard(self, ticket: Ticket) -> Stay | None:
+        queue, wait = self.queue(ticket.model), await self.wait_of(ticket)
         if queue.leave(ticket.priority, ticket.tenant, ticket.job_id):
             queue.overdue.pop(ticket.job_id, None)
+        return wait.stay if wait else None
 
     async def depth(self, model: str) -> QueueDepth:
-        queue = self.queue(model)
-        items = queue.waiting()
-        oldest = min((item.born for item in items), default=self._clock())
-        speeds = [
-            (each.waiting, each.drained * self._kept(queue)) for each in queue.classes.values() if each.waiting
-        ]
-        known = all(speed for _, speed in speeds)
-        wait = max((waiting / speed for waiting, speed in speeds), default=0.0) if known else None
-        tokens = sum(item.cost for item in items)
-        return QueueDepth(len(items), tokens, len(queue.held), self._clock() - oldest, wait)
+        return self.queue(model).depth(self._clock())
 
     async def demand(self, model: str) -> Demand:
-        queue, now = self.queue(model), self._clock()
-        held = Counter(each.priority for each in queue.held.values())
-        found: dict[PriorityClass, ClassDemand] = {}
-        for priority, lanes in queue.classes.items():
-            born = (item.born for lane in lanes.lanes.values() for item in lane.requests.values())
-            speed = lanes.drained * self._kept(queue)
-            found[priority] = ClassDemand(lanes.waiting, held[priority], now - min(born, default=now), speed)
-        return Demand(await self.depth(model), found)
+        return self.queue(model).demand(self._clock())
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         queue = self.queue(ticket.model)
-        found = queue.classes[ticket.priority]
-        lane = found.lanes.get(ticket.tenant)
-        if lane is None or ticket.job_id not in lane.requests:
+        if (rank := queue.rank(ticket)) is None:
             return None
-        place = queue.place(ticket.priority, ticket.tenant, list(lane.requests).index(ticket.job_id) + 1)
-        speed = 0.0 if queue.is_paused(ticket.tenant) else found.drained * self._kept(queue)
+        place = queue.place(ticket.priority, ticket.tenant, rank)
+        paused = queue.is_paused(ticket.tenant)
+        speed = 0.0 if paused else queue.rate.requests_per_s(self._clock(), ticket.priority)
         return Outlook(place, place / speed if speed else None)
+
+    async def wait_of(self, ticket: Ticket) -> Wait | None:
+        queue = self.queue(ticket.model)
+        if (rank := queue.rank(ticket)) is None:
+            return None
+        item = queue.classes[ticket.priority].lanes[ticket.tenant].requests[ticket.job_id]
+        place = queue.place(ticket.priority, ticket.tenant, rank)
+        return Wait(
+            queue.backlog(ticket.priority, ticket.tenant, rank, item),
+            queue.history.extend(item.stay, ticket.priority, ticket.tenant, place, self._clock()),
+        )
 
     async def overdue(self, model: str, most: int) -> list[str]:
         now = self._clock()

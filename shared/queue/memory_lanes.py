@@ -6,8 +6,10 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from shared.protocol import PriorityClass, Request
+from shared.protocol import Backlog, PriorityClass, Request, Stay, Ticket
 from shared.queue import interface
+from shared.queue.memory_history import QueueHistory
+from shared.queue.memory_rate import DrainRate
 from shared.queue.survey import SERVED_WINDOW_S, Gate, LaneSurvey, RecentRequest
 
 MAX_RECENT = 10_000  # requests of one queue that are remembered in the order of their publication
@@ -23,7 +25,8 @@ class Waiting:
     cost: int
     born: float
     order: int
-    aim: str = ""
+    aim: str
+    stay: Stay
 
 
 @dataclass
@@ -53,7 +56,6 @@ class LaneClass:
     clock: float = 0.0
     lanes: dict[str, Lane] = field(default_factory=dict)
     resting: dict[str, float] = field(default_factory=dict)
-    drained: float = 0.0
 
     @property
     def waiting(self) -> int:
@@ -68,6 +70,7 @@ class Held:
     beat: float
     cost: int
     routed: bool
+    stay: Stay
     attempt: int = 1
 
 
@@ -132,8 +135,8 @@ class ModelQueue:
         self.clock = 0.0
         self.ordinal = 0  # the last arrival, in ticks
         self.deliveries = 0
-        self.tokens = 0.0
-        self.since = self.at = -math.inf
+        self.rate = DrainRate()
+        self.history = QueueHistory()
         self.gates: dict[str, Gate] = {}  # by tenant, the model's under ""; those that are not open
         self.recent: deque[RecentRequest] = deque(maxlen=MAX_RECENT)
         self.published = 0
@@ -148,6 +151,23 @@ class ModelQueue:
             for item in lane.requests.values()
         ]
 
+    def backlog(self, priority: PriorityClass, tenant: str, rank: int, itself: Waiting | None = None) -> Backlog:
+        """Return what waits beside a request with the rank `rank`, from 1, in its lane."""
+        lanes = self.classes[priority].lanes
+        others = [item for item in self.waiting() if item is not itself]
+        of_tenant = [item for item in others if item.request.tenant == tenant]
+        interactive, standard, batch = (
+            sum(item.request.priority is each for item in others) for each in PriorityClass
+        )
+        return Backlog(
+            self.place(priority, tenant, rank),
+            (interactive, standard, batch),
+            len(of_tenant),
+            len(lanes) + (tenant not in lanes),
+            sum(item.cost for item in others),
+            sum(item.cost for item in of_tenant),
+        )
+
     def arrive(self, now: float) -> int:
         """Return the order of a request that arrives: the time in ticks, or one more than the last if later."""
         self.ordinal = max(self.ordinal + 1, int(now * interface.TICKS_PER_S))
@@ -159,6 +179,16 @@ class ModelQueue:
         lane = found.lanes.get(tenant)
         own, tenants = (len(lane.requests), len(found.lanes)) if lane else (0, len(found.lanes) + 1)
         return rank + min(found.waiting - own, rank * (tenants - 1))
+
+    def ahead_of(self, priority: PriorityClass, tenant: str, order: int) -> int:
+        """Return how many requests are before one with the order `order` in its lane."""
+        lane = self.classes[priority].lanes.get(tenant)
+        return lane.ahead_of(order) if lane else 0
+
+    def rank(self, ticket: Ticket) -> int | None:
+        """Return the rank of a request in its lane, from 1; None if it is not there."""
+        lane = self.classes[ticket.priority].lanes.get(ticket.tenant)
+        return list(lane.requests).index(ticket.job_id) + 1 if lane and ticket.job_id in lane.requests else None
 
     def less_loaded(self, worker: str) -> dict[str, int]:
         """Return how many requests each less loaded worker takes until its load is that of `worker`."""
@@ -216,6 +246,30 @@ class ModelQueue:
     def served_lately(self, now: float) -> Served:
         period = int(now // SERVED_WINDOW_S)
         return sum((self.served.get(each, Counter()) for each in (period - 1, period)), Counter())
+
+    def depth(self, now: float) -> interface.QueueDepth:
+        items = self.waiting()
+        oldest = min((item.born for item in items), default=now)
+        speeds = [
+            (lanes.waiting, self.rate.requests_per_s(now, priority))
+            for priority, lanes in self.classes.items()
+            if lanes.waiting
+        ]
+        known = all(speed for _, speed in speeds)
+        wait = max((waiting / speed for waiting, speed in speeds), default=0.0) if known else None
+        tokens = sum(item.cost for item in items)
+        return interface.QueueDepth(len(items), tokens, len(self.held), now - oldest, wait)
+
+    def demand(self, now: float) -> interface.Demand:
+        held = Counter(each.priority for each in self.held.values())
+        found: dict[PriorityClass, interface.ClassDemand] = {}
+        for priority, lanes in self.classes.items():
+            oldest = min(
+                (item.born for lane in lanes.lanes.values() for item in lane.requests.values()), default=now
+            )
+            speed = self.rate.requests_per_s(now, priority)
+            found[priority] = interface.ClassDemand(lanes.waiting, held[priority], now - oldest, speed)
+        return interface.Demand(self.depth(now), found)
 
     def survey_lane(self, priority: PriorityClass, tenant: str, served: Served) -> LaneSurvey:
         lane = self.classes[priority].lanes.get(tenant)

@@ -76,7 +76,7 @@ end
 
 -- group, lanes, worker, its seats, for each class its weight and the seats free for it, then the ms for which requests
 -- are left to less loaded workers, the wake channel, the lease in ms, the ms for which requests are left to the worker
--- they are aimed at, and 1 if requests are aimed at this one
+-- they are aimed at, 1 if requests are aimed at this one, and the ticks between notes of how far the classes got
 -- -> {entries {class, entry, payload, attempt}, how many still wait and are not paused, 1 if some of these are left to others, how many of
 -- the entries were aimed at another worker}
 function commands.pull()
@@ -93,11 +93,13 @@ function commands.pull()
   local search = number('routed') > 0 and search_of(ARGV[4], math.max(unpack(room)),
     tonumber(ARGV[8 + 2 * CLASSES]), tonumber(ARGV[9 + 2 * CLASSES])) or nil
   local class, start = next_class(room)
+  local interval = tonumber(ARGV[11 + 2 * CLASSES])
+  if class then note_step(interval) end
   while class do
     spared = leaves(number('n#1') + number('n#2') + number('n#3') - unavailable, others, held / capacity, since, spare_ms)
     if spared and not search then break end
     if search then search.shares = spared end
-    local item = take(class, start, weight[class], room, capacity, search)
+    local item = take(class, start, weight[class], room, capacity, search, interval)
     if item then
       taken[class][#taken[class] + 1], held, some = item, held + 1, true
     end

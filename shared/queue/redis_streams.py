@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shared.errors import HeadraceError
-from shared.protocol import Outlook, PriorityClass, Request, Ticket, decode_request, encode
+from shared.protocol import Backlog, Outlook, PriorityClass, Request, Stay, Ticket, decode_request, encode
 from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
@@ -26,11 +28,13 @@ from shared.queue.interface import (
     Pulled,
     QueueDepth,
     Room,
+    Wait,
     drain_refusal,
     lane_order,
     late,
     latest_start,
     refusal,
+    without_stay,
 )
 from shared.queue.router import Router
 from shared.redis import keys
@@ -40,10 +44,10 @@ from shared.redis.script import Script
 from shared.validation.token_estimate import token_estimate
 
 CLASSES = tuple(PriorityClass)
-_COMMON = ("structure", "gates", "entries", "reservations", "routes", "lanes")
+_COMMON = ("structure", "gates", "history", "entries", "reservations", "routes", "lanes")
 # The parts of each script, and its commands. Each function costs a call 0.1 µs, so that pulls have few of them.
 PARTS = {
-    (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard outlook lapsed refuse",
+    (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard outlook wait lapsed refuse",
     (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
     (*_COMMON, "upkeep", "demand", "run"): "overdue forget lost missing demand",
 }
@@ -53,6 +57,8 @@ MAX_SEATS = 4096  # that one request counts for
 MAX_MS = 2**53  # of a deadline; Lua counts exactly up to here
 LATE = 5  # refuses a request that would start later than it must
 MAX_LOST = 256  # lost requests that one call reports
+_backlog_decoder = msgspec.json.Decoder(Backlog)
+_stay_decoder = msgspec.json.Decoder(Stay)
 JOB_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
 
@@ -124,6 +130,7 @@ class RedisStreams:
             self._lease_ms,
             patience_ms,
             self._is_routed(model),
+            int(interface.STEP_S * interface.TICKS_PER_S),
         )
         if returned and self._router:
             self._router.count(model, "returned", returned)
@@ -142,11 +149,12 @@ class RedisStreams:
         found = []
         for index, entry, payload, attempt in reply:
             try:
-                request = _request(model, payload)
+                request, stay = _request(model, payload)
             except UNREADABLE as error:
                 await self._run("refuse", model, index, entry, f"not a request: {type(error).__name__}")
                 continue
-            found.append(Delivery(request, Claim(request.id, model, CLASSES[index - 1], entry.decode()), attempt))
+            claim = Claim(request.id, model, CLASSES[index - 1], entry.decode())
+            found.append(Delivery(request, claim, attempt, stay))
         return found
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
@@ -169,8 +177,9 @@ class RedisStreams:
             done = [part for claim in claims for part in (_class(claim.priority), claim.entry, claim.job_id)]
             await self._run("acknowledge", claims[0].model, *done)
 
-    async def discard(self, ticket: Ticket) -> None:
-        await self._run("discard", ticket.model, *_place(ticket))
+    async def discard(self, ticket: Ticket) -> Stay | None:
+        stay = await self._run("discard", ticket.model, *_place(ticket))
+        return _stay(stay)
 
     async def depth(self, model: str) -> QueueDepth:
         return (await self.demand(model)).depth
@@ -189,6 +198,13 @@ class RedisStreams:
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         reply = await self._run("outlook", ticket.model, *_place(ticket))
         return None if reply is None else Outlook(reply[0], float(reply[1]) if reply[1] else None)
+
+    async def wait_of(self, ticket: Ticket) -> Wait | None:
+        reply = await self._run("wait", ticket.model, *_place(ticket))
+        if reply is None:
+            return None
+        now, stay = reply
+        return Wait(_backlog_decoder.decode(now), _stay(stay))
 
     async def overdue(self, model: str, most: int) -> list[str]:
         return [job_id.decode() for job_id in await self._run("overdue", model, most)]
@@ -243,7 +259,8 @@ def queue_call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
 def _published(request: Request, aim: str) -> tuple[Any, ...]:
     """Return the arguments of `publish` after the request's place and cost."""
     seats = max(1, min(request.params.n, MAX_SEATS))
-    return seats, _deadline(request), encode(request), keys.wake_channel(request.model), aim, *_target(request)
+    content, wake = encode(without_stay(request)), keys.wake_channel(request.model)
+    return seats, _deadline(request), content, wake, aim, *_target(request)
 
 
 def _target(request: Request) -> tuple[int | str, int | str]:
@@ -261,6 +278,14 @@ def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | Headrac
     if which:
         return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
     return Ticket(request.id, request.model, request.priority, request.tenant)
+
+
+def _stay(content: bytes | None) -> Stay | None:
+    """Decode a stay; None without one, or for content of another program."""
+    try:
+        return _stay_decoder.decode(content) if content else None
+    except UNREADABLE:
+        return None
 
 
 def _class(priority: PriorityClass) -> int:
@@ -282,9 +307,9 @@ def _entries(claims: Iterable[Claim]) -> list[str | int]:
     return [part for claim in claims for part in (_class(claim.priority), claim.entry)]
 
 
-def _request(model: str, payload: bytes) -> Request:
-    """Decode a request. Raises UNREADABLE for a payload that no API queued for this model."""
+def _request(model: str, payload: bytes) -> tuple[Request, Stay | None]:
+    """Decode a request and its stay. Raises UNREADABLE for a payload that no API queued for this model."""
     request = decode_request(payload)
     if request.model != model or not JOB_ID.fullmatch(request.id):
         raise ValueError("not an entry of this queue")
-    return request
+    return without_stay(request), request.stay

@@ -16,19 +16,23 @@ local function refusal(tenant, cost, bounds)
   end
 end
 
--- -> the place in a class of the request with the rank `rank`, from 0, in its lane. Of each other tenant, as many
--- requests go before it as of its own tenant, as far as there are any.
+-- -> the place in a class of the request with the rank `rank`, from 0, in its lane, and how many tenants take turns. Of
+-- each other tenant, as many requests go before it as of its own tenant, as far as there are any.
 local function place_in(class, tenant, rank)
   local lane = redis.call('ZCARD', lane_of(class, tenant))
   local others = number('n#' .. class) - lane
   local tenants = redis.call('ZCARD', lanes[class]) + (lane == 0 and 1 or 0)
-  return rank + 1 + math.min(others, (rank + 1) * (tenants - 1))
+  return rank + 1 + math.min(others, (rank + 1) * (tenants - 1)), tenants
+end
+
+-- -> how many requests are before one with the order `order` in its lane
+local function ahead_of(class, tenant, order)
+  return redis.call('ZCOUNT', lane_of(class, tenant), '-inf', '(' .. string.format('%.17g', order))
 end
 
 -- -> seconds until a request that enters its lane with the order `order` is pulled, at the recent rate; nil if unknown
 local function expected_wait(class, tenant, order)
-  local ahead = redis.call('ZCOUNT', lane_of(class, tenant), '-inf', '(' .. string.format('%.17g', order))
-  local place, free = place_in(class, tenant, ahead), 0
+  local place, free = place_in(class, tenant, ahead_of(class, tenant, order)), 0
   for _, seats in ipairs(redis.call('HVALS', pullers)) do free = free + finite(seats) end
   for each = 1, CLASSES do free = free - redis.call('XLEN', streams[each]) end
   if number('n') - number('n#' .. class) - count_paused(class) + place <= free then return 0 end

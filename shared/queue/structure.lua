@@ -1,6 +1,7 @@
 -- The queue's scripts, joined from some of these files in this order:
 --   structure     the keys, the counters, the drain rate
 --   gates         paused and draining models and tenants
+--   history       what happened while requests waited
 --   entries       a class's stream: what workers hold, and what other programs wrote
 --   reservations  bounds, and places of requests on their way through Kafka
 --   routes        the worker that a request is aimed at, or that holds it
@@ -32,6 +33,7 @@
 --           spared, left   since when workers have left waiting requests, and those of lost workers, to less loaded
 --                          ones, and none was taken
 --           routed         waiting requests with a route; routed:<worker> while there are any
+--           taken:<class>, stepped, steps, pauses, resumed   see history.lua
 --           r:<class>, rt, at, since   decayed requests by class, and tokens, that were pulled; when last; since when
 
 local CLASSES = 3
@@ -93,9 +95,9 @@ local function read_tenant(tenant)
 end
 
 local function read_all()
-  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared', 'routed' }
+  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared', 'routed', 'stepped', 'resumed' }
   for class = 1, CLASSES do
-    for _, of in ipairs({ 'n#', 'v:', 'clock:', 'r:' }) do fields[#fields + 1] = of .. class end
+    for _, of in ipairs({ 'n#', 'v:', 'clock:', 'r:', 'taken:' }) do fields[#fields + 1] = of .. class end
   end
   read(fields)
 end

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from shared.errors import DeadlineExceeded, HeadraceError, RequestLost
-from shared.protocol import PriorityClass, Request, RequestState, Ticket, TokenEvent
+from shared.protocol import PriorityClass, Request, RequestState, RunMark, Stay, Ticket, TokenEvent
 from shared.token_log.subscription import Subscription
 
 OVERDUE = DeadlineExceeded("the request's deadline passed before its answer was complete")
@@ -72,13 +72,51 @@ class Append(msgspec.Struct, frozen=True):
     """An append of `event` under `lease`, with the prompt's exact token count, which only the worker knows.
 
     With the event of seq 0, `prompt` may hold the prompt's token ids, which are kept for the next worker until the
-    request ends.
+    request ends. `mark` is what is new in the measurements of this run.
     """
 
     lease: Lease
     event: TokenEvent
     prompt_tokens: int
     prompt: tuple[int, ...] = ()
+    mark: RunMark | None = None
+
+
+@dataclass
+class Run:
+    """One run of a request: a lease, and what its worker measured. Times are the server's.
+
+    Attributes:
+        acquired_at: when the worker acquired the lease.
+        attempt: a later one than the run before has means that the worker before was lost.
+        next_seq: seq of the next token when the run began.
+        logged_at: when earlier runs last sent a mark; None if they never did.
+        first_append_at: the first append of this run; None before it, and if it has the request's first token.
+        marked_at: when `mark` was written.
+    """
+
+    epoch: int
+    worker: str
+    acquired_at: float
+    attempt: int
+    next_seq: int
+    logged_at: float | None = None
+    first_append_at: float | None = None
+    mark: RunMark | None = None
+    marked_at: float | None = None
+
+
+@dataclass(frozen=True)
+class RequestMarks:
+    """A request's record, its runs in order, its stay in the queue, and when the last mark was written.
+
+    `stay` is None while the request waits, and of one that an earlier version queued.
+    """
+
+    record: RequestRecord
+    runs: tuple[Run, ...]
+    stay: Stay | None = None
+    logged_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,14 +182,23 @@ class TokenLog(Protocol):
         """Remove a request, its log and its keepsake, because it could not be published or is no longer needed."""
 
     async def acquire(
-        self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
+        self,
+        job_ids: Sequence[str],
+        owner: str,
+        attempts: Sequence[int] = (),
+        *,
+        alone: bool = False,
+        stays: Sequence[Stay | None] = (),
     ) -> list[Lease | None]:
         """Acquire the next lease epoch of each, in one round trip; None if the request has ended or is unknown.
 
-        `attempts` are those of the deliveries: a later one than before means that the previous worker was lost. A
-        request past its deadline ends here with DeadlineExceeded, and never runs. `alone`: `owner` runs nothing
-        else (see `note_alone`).
+        `attempts` and `stays` are those of the deliveries: a later attempt than before means that the previous
+        worker was lost. A request past its deadline ends here with DeadlineExceeded, and never runs. `alone`:
+        `owner` runs nothing else (see `note_alone`).
         """
+
+    async def note_stay(self, job_id: str, stay: Stay) -> None:
+        """Record the stay in the queue of a request that ended there."""
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
         """Record whether the lease's worker runs nothing else, which is evidence if that worker is lost.
@@ -176,6 +223,9 @@ class TokenLog(Protocol):
 
     async def records(self, job_ids: Sequence[str]) -> list[RequestRecord | None]:
         """Return the records of many, in one round trip."""
+
+    async def marks(self, job_id: str) -> RequestMarks | None:
+        """Return a request's record with the marks of its runs; None if it is unknown."""
 
     async def keepsake(self, job_id: str) -> bytes | None:
         """Return the content stored with a request; None if there was none, or it has expired."""

@@ -8,13 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from shared.dead_letters.store import DeadLetter
 from shared.errors import HeadraceError, NotFound
-from shared.protocol import ErrorInfo, Request, RequestState, Terminal, TokenEvent, Usage, encode_event
+from shared.protocol import ErrorInfo, Request, RequestState, Stay, Terminal, TokenEvent, Usage, encode_event
 from shared.redis import keys
-from shared.token_log.interface import OVERDUE, Adoption, Append, Keepsake, Lease, LogPage, RequestRecord
+from shared.token_log.interface import (
+    OVERDUE,
+    Adoption,
+    Append,
+    Keepsake,
+    Lease,
+    LogPage,
+    RequestMarks,
+    RequestRecord,
+)
+from shared.token_log.memory_answer import MemoryAnswer
 from shared.token_log.reader import follow
 from shared.token_log.subscription import Subscription
 
@@ -47,26 +57,6 @@ class MemoryLive:
     async def close(self) -> None: ...
 
 
-@dataclass
-class _Answer:
-    record: RequestRecord
-    expires: float
-    epoch: int = 0
-    owner: str = ""
-    seq: int = 0
-    losses: int = 0
-    attempt: int = 0
-    seq_then: int = 0
-    alone: bool = False
-    lost_alone: int = 0
-    notify: str = ""
-    watcher: str = ""
-    carrier: str = ""
-    keepsake: Keepsake | None = None
-    prompt: tuple[int, ...] = ()
-    events: list[TokenEvent] = field(default_factory=list)
-
-
 class MemoryTokenLog:
     """TokenLog in memory.
 
@@ -92,7 +82,7 @@ class MemoryTokenLog:
         self._request_ttl = request_ttl
         self._result_ttl = result_ttl
         self._clock = clock
-        self._answers: dict[str, _Answer] = {}
+        self._answers: dict[str, MemoryAnswer] = {}
         self._swept = 0.0
 
     async def now(self) -> float:
@@ -124,7 +114,7 @@ class MemoryTokenLog:
             answer.carrier = notify
         return answer.record
 
-    def _make(self, request: Request) -> _Answer:
+    def _make(self, request: Request) -> MemoryAnswer:
         record = RequestRecord(
             id=request.id,
             model=request.model,
@@ -134,22 +124,29 @@ class MemoryTokenLog:
             created_at=request.created_at,
             deadline=request.deadline,
         )
-        answer = self._answers[request.id] = _Answer(record, self._clock() + self._request_ttl)
+        answer = self._answers[request.id] = MemoryAnswer(record, self._clock() + self._request_ttl)
         return answer
 
     async def forget(self, job_id: str) -> None:
         self._answers.pop(job_id, None)
 
     async def acquire(
-        self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
+        self,
+        job_ids: Sequence[str],
+        owner: str,
+        attempts: Sequence[int] = (),
+        *,
+        alone: bool = False,
+        stays: Sequence[Stay | None] = (),
     ) -> list[Lease | None]:
-        tried = attempts or [1] * len(job_ids)
-        return [self._acquire(*pair, owner, alone) for pair in zip(job_ids, tried, strict=True)]
+        tries = zip(job_ids, attempts or [1] * len(job_ids), stays or [None] * len(job_ids), strict=True)
+        return [self._acquire(*each, owner, alone) for each in tries]
 
-    def _acquire(self, job_id: str, attempt: int, owner: str, alone: bool) -> Lease | None:
+    def _acquire(self, job_id: str, attempt: int, stay: Stay | None, owner: str, alone: bool) -> Lease | None:
         answer, now = self._find(job_id), self._clock()
         if answer is None or answer.record.state.terminal:
             return None
+        answer.stay = stay or answer.stay
         if answer.record.deadline is not None and now >= answer.record.deadline:
             self._end(answer, RequestState.FAILED, ErrorInfo.from_error(OVERDUE))
             return None
@@ -158,11 +155,12 @@ class MemoryTokenLog:
         answer.expires = now + self._request_ttl
         started = answer.record.started_at or now
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
+        answer.begin_run(attempt, now)
         lost_alone = self._count_losses(answer, attempt, alone, moved)
         history, prompt = tuple(answer.events), answer.prompt
         return Lease(job_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone, prompt)
 
-    def _count_losses(self, answer: _Answer, attempt: int, alone: bool, moved: bool) -> int:
+    def _count_losses(self, answer: MemoryAnswer, attempt: int, alone: bool, moved: bool) -> int:
         """Count the lost workers, and return `lost_alone` of the new lease.
 
         On its last attempt a request runs apart from others like it, so that a token proves it innocent. If it has
@@ -176,6 +174,10 @@ class MemoryTokenLog:
             evidence = 0 if produced else answer.lost_alone
         answer.attempt, answer.seq_then, answer.alone = attempt, answer.seq, alone
         return evidence
+
+    async def note_stay(self, job_id: str, stay: Stay) -> None:
+        if answer := self._find(job_id):
+            answer.stay = stay
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
         answer = self._find(lease.job_id)
@@ -198,7 +200,9 @@ class MemoryTokenLog:
         too_long = event.seq + len(event.tokens) > self._most_tokens
         if answer.record.state.terminal or answer.seq != event.seq or too_long:
             return False
-        first = answer.record.first_token_at or (self._clock() if event.tokens else None)
+        now, before = self._clock(), answer.record.first_token_at
+        answer.note_append(now, append.mark, begun=before is not None)
+        first = before or (now if event.tokens else None)
         finish = event.finish or answer.record.finish
         answer.record = replace(
             answer.record, prompt_tokens=append.prompt_tokens, first_token_at=first, finish=finish
@@ -229,6 +233,10 @@ class MemoryTokenLog:
     async def records(self, job_ids: Sequence[str]) -> list[RequestRecord | None]:
         return [await self.record(job_id) for job_id in job_ids]
 
+    async def marks(self, job_id: str) -> RequestMarks | None:
+        answer = self._find(job_id)
+        return answer.marks() if answer else None
+
     async def keepsake(self, job_id: str) -> bytes | None:
         answer = self._find(job_id)
         return answer.keepsake.content if answer is not None and answer.keepsake is not None else None
@@ -256,7 +264,7 @@ class MemoryTokenLog:
     def follow(self, job_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         return follow(self, self._live, job_id, after, idle=idle)
 
-    def _end(self, answer: _Answer, state: RequestState, error: ErrorInfo | None) -> None:
+    def _end(self, answer: MemoryAnswer, state: RequestState, error: ErrorInfo | None) -> None:
         usage = Usage(answer.record.prompt_tokens, answer.seq)
         started, created = answer.record.started_at, answer.record.created_at
         waited = 0.0 if started is None else started - created
@@ -265,14 +273,14 @@ class MemoryTokenLog:
         answer.record = replace(answer.record, finish=error.code if error else state.value)
         self._finish(answer, state)
 
-    def _write(self, answer: _Answer, event: TokenEvent) -> None:
+    def _write(self, answer: MemoryAnswer, event: TokenEvent) -> None:
         answer.events.append(event)
         answer.seq = event.last_seq + 1
         completed = answer.seq - (event.terminal is not None)
         answer.record = replace(answer.record, completion_tokens=completed)
         self._live.publish(keys.live_channel(answer.record.id), encode_event(event))
 
-    def _finish(self, answer: _Answer, state: RequestState) -> None:
+    def _finish(self, answer: MemoryAnswer, state: RequestState) -> None:
         now = self._clock()
         answer.prompt = ()
         answer.record = replace(answer.record, state=state, finished_at=now)
@@ -280,7 +288,7 @@ class MemoryTokenLog:
         for channel in filter(None, (answer.notify, answer.watcher, answer.carrier)):
             self._live.publish(channel, answer.record.id.encode())
 
-    def _find(self, job_id: str) -> _Answer | None:
+    def _find(self, job_id: str) -> MemoryAnswer | None:
         answer = self._answers.get(job_id)
         return answer if answer is not None and answer.expires > self._clock() else None
 

@@ -15,6 +15,8 @@ local function now()
   return string.format('%d.%06d', time[1], time[2])
 end
 
+local MAX_RUNS = 16 -- as in marks.py
+
 local function ended(status) return status == 'completed' or status == 'failed' or status == 'cancelled' end
 
 local function whole(text) return text and string.match(text, '^%d+$') and #text <= 15 end
@@ -139,27 +141,43 @@ local function losses(attempt, most, alone, moved)
   return count, evidence
 end
 
+-- Forget the marks of a run, so that those of a request that often changes its worker are bounded: the first run is kept,
+-- and the last MAX_RUNS - 1. -> field and value of the marks of a run that begins (shared/token_log/marks.py)
+local function begin_run(epoch, time, seq, logged_at)
+  if epoch > MAX_RUNS then
+    local gone = string.format('%d', epoch - MAX_RUNS + 1)
+    redis.call('HDEL', state, 'run:' .. gone, 'mark:' .. gone, 'first:' .. gone)
+  end
+  return string.format('run:%d', epoch), table.concat({ time, ARGV[7], seq, logged_at or '-', ARGV[2] }, ' ')
+end
+
 -- owner, ttl in ms; for a request past its deadline: error as JSON, channel, result ttl in ms; then the number of this
--- attempt, how many workers it may lose, and 1 if its worker runs nothing else
+-- attempt, how many workers it may lose, 1 if its worker runs nothing else, and its stay in the queue as JSON or ''
 -- -> {lease epoch, time, log entries, workers lost, when the first worker started, next seq, how many of the last lost
 -- in a row ran nothing else, prompt or nil}; nil if it has ended or is unknown
 function commands.acquire()
   if not is_known(ARGV[5]) then return nil end
-  local known = redis.call('HMGET', state, 'state', 'deadline', 'seq', 'owner')
+  local known = redis.call('HMGET', state, 'state', 'deadline', 'seq', 'owner', 'logged_at')
   if ended(known[1]) then return nil end
+  if ARGV[10] ~= '' then redis.call('HSET', state, 'stay', ARGV[10]) end
   local deadline = tonumber(known[2] or '')
   if deadline and tonumber(now()) >= deadline then
     close('failed', ARGV[4], ARGV[5], ARGV[6])
     return nil
   end
   local epoch = next_epoch(state, 'epoch')
-  redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
   local time = now()
+  redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running', begin_run(epoch, time, known[3], known[5]))
   redis.call('HSETNX', state, 'started_at', time)
   for _, key in ipairs({ state, log, sibling('keepsake'), sibling('prompt') }) do redis.call('PEXPIRE', key, ARGV[3]) end
   local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[4] ~= ARGV[2])
   local started, entries = redis.call('HGET', state, 'started_at'), redis.call('XRANGE', log, '-', '+')
   return { epoch, time, entries, lost, started, tonumber(known[3]), lost_alone, redis.call('HGET', sibling('prompt'), 'ids') }
+end
+
+-- its stay in the queue, as JSON
+function commands.note_stay()
+  if is_known() then redis.call('HSET', state, 'stay', ARGV[2]) end
 end
 
 -- lease epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
@@ -171,7 +189,7 @@ function commands.note_alone()
 end
 
 -- lease epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms,
--- owner, finish reason or '', prompt or ''.
+-- owner, finish reason or '', prompt or '', mark of this run as JSON or ''.
 -- The owner is compared too: a store that lost its last second may give an epoch a second time.
 -- -> 1 written (now, or by the same call before), 0 refused, 2 if another program deleted or extended the log
 function commands.append()
@@ -189,7 +207,13 @@ function commands.append()
   if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
   if not write(last, ARGV[6], ARGV[7], first == 0) then return 2 end
   redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
-  if tokens > 0 and not known[3] then redis.call('HSET', state, 'first_token_at', now()) end
+  local marked, begins = ARGV[15] ~= '', tokens > 0 and not known[3]
+  local time = (marked or begins) and now()
+  if marked then
+    redis.call('HSET', state, 'mark:' .. ARGV[2], time .. ' ' .. ARGV[15], 'logged_at', time)
+    if known[3] then redis.call('HSETNX', state, 'first:' .. ARGV[2], time) end
+  end
+  if begins then redis.call('HSET', state, 'first_token_at', time) end
   if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
   if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
   if first == 0 and ARGV[14] ~= '' then

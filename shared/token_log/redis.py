@@ -18,6 +18,7 @@ from shared.protocol import (
     PriorityClass,
     Request,
     RequestState,
+    Stay,
     TokenEvent,
     decode_event,
     encode,
@@ -36,8 +37,10 @@ from shared.token_log.interface import (
     Lease,
     Live,
     LogPage,
+    RequestMarks,
     RequestRecord,
 )
+from shared.token_log.marks import parse_marks
 from shared.token_log.reader import follow
 
 SCAN_COUNT = 500  # keys that one step of the scan for unfinished requests visits
@@ -115,13 +118,21 @@ class RedisTokenLog:
             await self._redis.delete(*_keys(job_id), keys.keepsake(job_id), keys.prompt(job_id))
 
     async def acquire(
-        self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
+        self,
+        job_ids: Sequence[str],
+        owner: str,
+        attempts: Sequence[int] = (),
+        *,
+        alone: bool = False,
+        stays: Sequence[Stay | None] = (),
     ) -> list[Lease | None]:
         overdue = encode(ErrorInfo.from_error(OVERDUE))
         calls = []
-        for each, attempt in zip(job_ids, attempts or [1] * len(job_ids), strict=True):
+        tries = zip(job_ids, attempts or [1] * len(job_ids), stays or [None] * len(job_ids), strict=True)
+        for each, attempt, stay in tries:
             ended = (overdue, keys.live_channel(each), self._result_ttl)
-            calls.append((_keys(each), (owner, self._request_ttl, *ended, attempt, self._max_attempts, int(alone))))
+            run = (attempt, self._max_attempts, int(alone), encode(stay) if stay else "")
+            calls.append((_keys(each), (owner, self._request_ttl, *ended, *run)))
         async with self._server.reaching("the token log"):
             replies = await self._script.many("acquire", calls)
         return [await self._lease(each, owner, reply) for each, reply in zip(job_ids, replies, strict=True)]
@@ -138,6 +149,9 @@ class RedisTokenLog:
             return None
         prompt = self._foreign.read("answers", keys.prompt(job_id), lambda: _unpack_ids(ids or b"")) or ()
         return Lease(job_id, owner, epoch, float(now), history, losses, begun, alone, prompt)
+
+    async def note_stay(self, job_id: str, stay: Stay) -> None:
+        await self._run("note_stay", job_id, encode(stay))
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
         reply = await self._run("note_alone", lease.job_id, lease.epoch, lease.owner, int(alone))
@@ -167,6 +181,7 @@ class RedisTokenLog:
             append.lease.owner,
             event.finish,
             _pack_ids(append.prompt),
+            encode(append.mark) if append.mark else "",
         )
 
     async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
@@ -190,6 +205,14 @@ class RedisTokenLog:
         async with self._server.reaching("the token log"):
             replies = await self._script.many("record", [(_keys(each), ()) for each in job_ids])
         return [self._record(each, reply) if reply else None for each, reply in zip(job_ids, replies, strict=True)]
+
+    async def marks(self, job_id: str) -> RequestMarks | None:
+        reply = await self._run("record", job_id)
+        record = self._record(job_id, reply) if reply else None
+        if record is None:
+            return None
+        found = self._foreign.read("answers", keys.state(job_id), lambda: parse_marks(record, _fields(reply)))
+        return found or RequestMarks(record, ())
 
     async def keepsake(self, job_id: str) -> bytes | None:
         async with self._server.reaching("the token log"):

@@ -66,6 +66,9 @@ async def test_requests_get_results_and_others_dead_letters(bench: Bench, backen
         [job] = results[f"e{i}"]
         assert (job["state"], job["choices"][0]["text"]) == ("completed", answer(f"p{i}"))
         assert job["system_fingerprint"] == "fp_scripted"
+        marks = await backend.token_log.marks(job["id"])
+        assert marks is not None and marks.stay is not None and marks.runs[0].mark is not None
+        assert job["created_at"] <= marks.stay.entered <= marks.runs[0].acquired_at
     [other] = [jobs for subject, jobs in results.items() if not subject.startswith("e")]
     assert other[0]["priority"] == "batch"
     found = {(letter.header("headrace-error-code"), letter.value) for letter in letters}

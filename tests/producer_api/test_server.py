@@ -203,6 +203,7 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/jobs",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/events",
+        "/v1/jobs/{job_id}/timeline",
         "/v1/dead-letters",
         "/v1/dead-letters/{letter_id}",
         "/v1/dead-letters/{letter_id}/replay",
@@ -263,7 +264,12 @@ async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     of_models = {f"/admin/models/{{name}}/{rest}" for rest in ("comparison", "shadow", "split")}
     repository = {"/admin/models", "/admin/traffic", *of_models, *ORDERS}
     views = {f"/admin/{view}" for view in ("overview", "requests", "queues", "workers", "audit")}
-    views |= {"/admin/requests/{job_id}", "/admin/workers/{worker_id}", "/admin/scaling/{name}"}
+    views |= {
+        "/admin/requests/{job_id}",
+        "/v1/jobs/{job_id}/timeline",
+        "/admin/workers/{worker_id}",
+        "/admin/scaling/{name}",
+    }
     gates = {
         f"/admin/queues/{{name}}{tenant}/{action}"
         for tenant in ("", "/tenants/{tenant_name}")

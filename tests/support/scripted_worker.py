@@ -49,7 +49,7 @@ class ScriptedWorker:
 
     async def take(self) -> Job:
         delivery = await self.pull()
-        [lease] = await self.backend.token_log.acquire([delivery.request.id], "w1")
+        [lease] = await self.backend.token_log.acquire([delivery.request.id], "w1", stays=[delivery.stay])
         assert lease is not None
         return Job(self.backend, delivery, lease)
 

@@ -22,7 +22,7 @@ from shared.models.worker_registry import Task
 from shared.protocol import EncoderWork, PriorityClass, Result, Score, VectorType
 from workers.engine.config import EngineConfig
 from workers.engine.execution.gpu_memory import GpuMemory
-from workers.engine.interface import EngineOutput, EngineRequest, check_vocabulary
+from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.models.bert import Bert
 from workers.engine.models.checkpoint import read_json
@@ -30,6 +30,7 @@ from workers.engine.models.encoder_families import EncoderConfig
 from workers.engine.models.encoder_heads import Head
 from workers.engine.models.encoder_loader import load_encoder, read_max_input_tokens
 from workers.engine.models.fingerprint import fingerprint, hash_weights, kernels_identity
+from workers.engine.request_check import check_vocabulary
 from workers.engine.stage import Stage
 from workers.engine.stats import EngineStats
 from workers.engine.text.tokenizer import Tokenizer

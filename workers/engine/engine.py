@@ -40,6 +40,7 @@ from workers.engine.sequence_builder import SequenceBuilder
 from workers.engine.stage import Stage
 from workers.engine.stats import EngineStats
 from workers.engine.text.tokenizer import Tokenizer
+from workers.engine.waits import EngineWaits
 
 _log = structlog.get_logger(__name__)
 
@@ -279,6 +280,7 @@ class Engine:
         tokens: dict[str, list[Token]] = {}
         echoes: dict[str, tuple[Token, ...]] = {}
         cached: dict[str, int] = {}
+        waits: dict[str, EngineWaits] = {}
         failed: dict[str, HeadraceError] = {}
         for row, (sequence, token_id) in enumerate(zip(drawing, drawn, strict=True)):
             job_id = sequence.job_id
@@ -293,6 +295,8 @@ class Engine:
                 continue
             tokens.setdefault(job_id, []).extend(found)
             cached[job_id] = sequence.num_cached_tokens or 0
+            if sequence.waits.changed:
+                waits[job_id] = sequence.waits.take()
             if sequence.finish_reason is not None:
                 self._scheduler.finish(sequence)
                 self._unfinished[job_id].remove(sequence)
@@ -301,8 +305,16 @@ class Engine:
             finished = not self._unfinished[job_id]
             if finished:
                 del self._unfinished[job_id]
-            echo = echoes.get(job_id, ())
-            outputs.append(EngineOutput(job_id, tuple(tokens[job_id]), finished, None, echo, cached[job_id]))
+            outputs.append(
+                EngineOutput(
+                    job_id,
+                    tuple(tokens[job_id]),
+                    finished,
+                    prompt=echoes.get(job_id, ()),
+                    cached_tokens=cached[job_id],
+                    waits=waits.get(job_id),
+                )
+            )
         return outputs
 
     def _fail(self, job_id: str, error: HeadraceError) -> EngineOutput:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
+from shared.errors import ContextLengthExceeded, HeadraceError
 from shared.models.worker_registry import Task
 from shared.protocol import (
     CallDelta,
@@ -27,6 +27,7 @@ from shared.protocol import (
 )
 from workers.engine.pair_form import PairForm
 from workers.engine.stats import EngineStats
+from workers.engine.waits import EngineWaits
 
 if TYPE_CHECKING:  # the scripted engine runs without torch
     from torch import Tensor
@@ -156,6 +157,7 @@ class EngineOutput(msgspec.Struct, frozen=True):
         cached_tokens: how many of the prompt's tokens were found in the prefix cache when the request started.
         result: the result of a request for something other than text, sent at its end.
         usage: counts of a runtime that counts the tokens itself, sent at the end.
+        waits: waits of the run, sent with its first tokens and with those after a preemption.
     """
 
     job_id: str
@@ -166,13 +168,7 @@ class EngineOutput(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     result: Result | None = None
     usage: Usage | None = None
-
-
-def check_vocabulary(ids: Iterable[int], vocab_size: int, param: str) -> None:
-    """Raise InvalidRequest, naming `param`, for the first id that is not in the vocabulary."""
-    for token_id in ids:
-        if not 0 <= token_id < vocab_size:
-            raise InvalidRequest(f"token {token_id} is outside the vocabulary of {vocab_size}", param=param)
+    waits: EngineWaits | None = None
 
 
 def too_long(size: int, unit: str, most_tokens: int, param: str) -> ContextLengthExceeded:

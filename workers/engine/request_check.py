@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from workers.engine.echo import scored_tops
-from workers.engine.interface import MAX_LOGPROBS, EngineRequest, check_vocabulary
+from workers.engine.interface import MAX_LOGPROBS, EngineRequest
 
 MAX_PROMPT_SCORES = 2**19  # in one entry of the log: 20 MB of JSON
+
+
+def check_vocabulary(ids: Iterable[int], vocab_size: int, param: str) -> None:
+    """Raise InvalidRequest, naming `param`, for the first id that is not in the vocabulary."""
+    for token_id in ids:
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest(f"token {token_id} is outside the vocabulary of {vocab_size}", param=param)
 
 
 def check_request(request: EngineRequest, *, max_num_seqs: int, max_model_len: int, vocab_size: int) -> None:

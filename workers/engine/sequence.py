@@ -13,6 +13,7 @@ from workers.engine.echo import Echo
 from workers.engine.interface import LogitsRules, Matcher, ToolParser
 from workers.engine.text.detokenizer import TextStream
 from workers.engine.text.reasoning_parser import ReasoningParser
+from workers.engine.waits import WaitClock
 
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
@@ -37,6 +38,7 @@ class Sequence:
         block_table: the KV block of each `block_size` positions.
         forks: choices of the same request that wait until this one's prompt is computed, to share it.
         echo: the prompt that is sent with the first token, on the choice that computes the prompt.
+        waits: measures when the run does not compute; its choices share it.
     """
 
     job_id: str
@@ -64,6 +66,7 @@ class Sequence:
     forks: list[Sequence] = field(default_factory=list)
     echo: Echo | None = None
     finish_reason: FinishReason | None = None
+    waits: WaitClock = field(default_factory=WaitClock)
 
     @property
     def num_tokens(self) -> int:

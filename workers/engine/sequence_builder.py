@@ -13,6 +13,7 @@ from workers.engine.sequence import Sequence
 from workers.engine.text.detokenizer import TextStream
 from workers.engine.text.reasoning_parser import ReasoningParser
 from workers.engine.text.tokenizer import Tokenizer
+from workers.engine.waits import WaitClock
 
 
 class SequenceBuilder:
@@ -39,11 +40,11 @@ class SequenceBuilder:
 
         Raises EngineFailed if the grammar does not accept one of them.
         """
-        rules = self._rules(request)
+        rules, waits = self._rules(request), WaitClock()
         choices = range(request.params.n if request.params.max_tokens != 0 else 1)  # one computes the prompt
-        return [self._choice(request, choice, rules) for choice in choices]
+        return [self._choice(request, choice, rules, waits) for choice in choices]
 
-    def _choice(self, request: EngineRequest, choice: int, rules: TokenRules | None) -> Sequence:
+    def _choice(self, request: EngineRequest, choice: int, rules: TokenRules | None, waits: WaitClock) -> Sequence:
         params = request.params
         text = self._tokenizer.stream(params, calls=request.tool_parser is not None)
         reasoning = self._reasoning_parser(request, text)
@@ -68,6 +69,7 @@ class SequenceBuilder:
             tenant=request.tenant,
             due=request.due,
             prefix_salt=request.prefix_salt,
+            waits=waits,
         )
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
             sequence.accept(token_id)

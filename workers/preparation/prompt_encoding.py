@@ -27,7 +27,8 @@ from shared.protocol import (
 )
 from shared.validation.prompt_options import option_chars
 from shared.validation.request_limits import Limits, check_request
-from workers.engine.interface import Encoder, check_vocabulary
+from workers.engine.interface import Encoder
+from workers.engine.request_check import check_vocabulary
 from workers.preparation.encoded_request import EncodedRequest
 from workers.preparation.input_encoding import encode_inputs
 from workers.preparation.turn_truncation import encode_newest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -124,11 +124,14 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
         administering(create_app(api_settings, api)) as admin,
         httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
     ):
-        jobs = [await submit(http) for _ in range(3)]
+        target = {"x-headrace-ttft-target-ms": "60000"}
+        jobs = [await submit(http), await submit(http), await submit(http, target)]
         assert (await post(http, "/v1/jobs", prompt="x")).status_code == 503  # full
         assert (await http.delete(f"/v1/jobs/{jobs[0]}")).json().get("state") == "cancelled"
         assert "headrace" in (await admin.get("/metrics")).text
         assert (await http.get(f"/v1/jobs/{jobs[2]}")).json()["state"] == "queued"
+        assert (await admin.get(f"/admin/scaling/{MODEL}")).status_code == 200
+        assert (await http.get(f"/v1/jobs/{jobs[2]}/timeline")).status_code == 200
         await lose_worker(worker, 2)
         await administer(admin)
         await lapse(worker)
@@ -158,6 +161,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
     assert worker.limits is not None
     await Ledger.from_settings(worker_settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
     await worker.transport.publish(taken)
+    await worker.transport.publish(make_request())  # behind it
     await worker.token_log.read(taken.id)
     await worker.registry.leave("w")
 
@@ -240,8 +244,9 @@ async def use_dead_letters(http: httpx.AsyncClient, job: str) -> None:
     assert (await http.delete("/v1/dead-letters")).status_code == 200
 
 
-async def submit(http: httpx.AsyncClient, **body: object) -> str:
-    response = await post(http, "/v1/jobs", **{"prompt": "x", "max_tokens": 5, **body})
+async def submit(http: httpx.AsyncClient, headers: Mapping[str, str] | None = None, **body: object) -> str:
+    job = {"model": MODEL, "prompt": "x", "max_tokens": 5, **body}
+    response = await http.post("/v1/jobs", json=job, headers=headers)
     assert response.status_code == 202, response.text
     return response.json()["id"]
 

@@ -118,7 +118,9 @@ async def test_one_request_has_its_place(admin: httpx.AsyncClient, backend: Back
     job_id = await publish(backend)
     response = await admin.get(f"/admin/requests/{job_id}")
     assert (response.json()["position"], response.json()["state"]) == (2, "queued")
-    assert SECRET not in response.text
+    timeline = await admin.get(response.json()["timeline"])
+    assert [each["position"] for each in timeline.json()["positions"]] == [2, 2]
+    assert SECRET not in response.text + timeline.text
 
 
 @pytest.mark.parametrize(
@@ -292,6 +294,7 @@ async def test_keys_of_another_scope_are_refused(
             ("GET", QUEUE),
             ("GET", f"/admin/requests?model={MODEL}"),
             ("GET", f"/admin/requests/{job_id}"),
+            ("GET", f"/v1/jobs/{job_id}/timeline"),
             ("GET", f"/admin/workers?model={MODEL}"),
             ("GET", "/admin/audit"),
         ):

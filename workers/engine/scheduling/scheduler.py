@@ -158,6 +158,9 @@ class Scheduler:
             self._waiting.take(sequence)
             if sequence.num_cached_tokens is None:
                 sequence.num_cached_tokens = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+                sequence.waits.start()
+            else:
+                sequence.waits.resume()
             self._start(sequence)
             self._policy.on_started(1)
             max_starts -= 1
@@ -250,6 +253,7 @@ class Scheduler:
         self._policy.on_started(-1)
         self._waiting.requeue(sequence)
         sequence.preempted = True
+        sequence.waits.preempt()
         self.num_preemptions += 1
 
     def _end_batch(self) -> None:

@@ -129,6 +129,7 @@ class Gateway:
         principal.check_model(draft.model)
         principal.check_class(draft.priority)
         draft = with_target(draft, principal.client.target_headers)
+        draft = msgspec.structs.replace(draft, traceparent=principal.client.traceparent)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)

@@ -275,7 +275,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     separates cached prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose
     their oldest turns instead of being refused. With `refuse_overflow`, as in TGI's API, a request is refused
     rather than its answer cut at the context's end. `ttft_target` is how many seconds after `created_at` its first
-    token is wanted; with `refuse_late` it is refused if it is not expected to start by then.
+    token is wanted; with `refuse_late` it is refused if it is not expected to start by then. `traceparent` is the
+    W3C trace context of the span that queued it.
     """
 
     id: str
@@ -296,6 +297,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline: float | None = None
     ttft_target: float | None = None
     refuse_late: bool = False
+    traceparent: str = ""
     version: int = PROTOCOL_VERSION
 
     @property

@@ -24,6 +24,7 @@ from shared.protocol import (
 from shared.queue.interface import Claim, Delivery, due_at
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
+from workers.run_spans import UNTRACED, RunSpans
 
 
 @dataclass
@@ -38,6 +39,7 @@ class ActiveRequest:
         next_seq: seq of the next token that the engine produces.
         reasoning_tokens: number of logged tokens of reasoning.
         prompt_usage: counts of the prompt, by the run with the first token; None before it.
+        spans: the spans of this run.
     """
 
     delivery: Delivery
@@ -48,6 +50,7 @@ class ActiveRequest:
     deadline_timer: asyncio.TimerHandle | None = None
     held_since: float = field(default_factory=time.monotonic)
     in_engine: bool = False
+    spans: RunSpans = UNTRACED
     first_token_at: float | None = None
     last_token_at: float | None = None
     next_seq: int = field(init=False)

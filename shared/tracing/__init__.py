@@ -1,4 +1,4 @@
-"""Trace context of requests, as it passes from process to process.
+"""Traces: the trace context of requests, and the spans that processes export to an OpenTelemetry collector.
 
-Every package may import this one; it imports nothing of Headrace.
+Every package may import this one. Only `otel` imports OpenTelemetry, and only where tracing is on.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 # Version 00 has nothing after the flags; a later version may add fields, which are not passed on.
@@ -23,3 +24,16 @@ def valid_traceparent(given: str) -> str:
 def trace_id_of(traceparent: str) -> str:
     """Return the trace id of a valid `traceparent`; an empty string for an empty one."""
     return traceparent[3:35]
+
+
+def run_traceparent(traceparent: str, job_id: str, epoch: int) -> str:
+    """Return the trace context of the run of a job under a lease epoch, in the trace of `traceparent` if it is set.
+
+    It follows from its arguments, so that the next worker can name the run of a worker that was lost.
+    """
+    trace_id = trace_id_of(traceparent) or _digest(job_id, 32)
+    return f"00-{trace_id}-{_digest(f'{job_id}/{epoch}', 16)}-01"
+
+
+def _digest(name: str, hex_digits: int) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:hex_digits]

@@ -109,5 +109,5 @@ def _add_tasks(app: Celery, host: EventLoopHost) -> None:
 
 def _traceparent(task: Task) -> str:
     """Return the header of a task that OpenTelemetry's instrumentation of Celery adds; empty without it."""
-    given = getattr(task.request, "traceparent", None)
+    given = (task.request.headers or {}).get("traceparent")
     return given if isinstance(given, str) else ""

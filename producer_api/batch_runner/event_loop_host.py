@@ -54,6 +54,7 @@ class EventLoopHost:
         self._room = asyncio.Semaphore(settings.batch_window)
         self._running: set[str] = set()  # batches
         self._calls: set[asyncio.Task[Any]] = set()
+        self._background: list[Future[None]] = []
         self._draining = False
         self._services: BatchServices | None = None
 
@@ -71,7 +72,7 @@ class EventLoopHost:
         self._submit(self._open()).result()
         listen = run_forever(partial(self._listen, wake), pause_s=RETRY_DELAY_S, failure_event="batch_wake_failed")
         for work in (self.services.completions.run(), listen):
-            self._submit(self._stop_process_on_failure(work))
+            self._background.append(self._submit(self._stop_process_on_failure(work)))
 
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Return the result of a coroutine. Raises what it raises; Stopping if the process drains."""
@@ -82,6 +83,8 @@ class EventLoopHost:
         self._loop.call_soon_threadsafe(self._end_calls)
 
     def close(self) -> None:
+        for work in self._background:
+            work.cancel()
         self._submit(self.services.backend.close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -260,6 +260,7 @@ def result_record(order: Order, job: Job) -> Outgoing:
     ]
     if order.request.traceparent:
         headers.append((TRACEPARENT, order.request.traceparent.encode()))
+    if record.traceparent:
         headers += [header for header in record.headers if header[0].lower() == TRACESTATE]
     subject = record.header("ce_id")
     if subject is not None:

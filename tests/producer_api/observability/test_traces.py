@@ -115,7 +115,7 @@ async def test_a_stream_is_one_trace_to_the_last_token(
 async def test_refusals_and_failed_answers_are_recorded(
     settings: Settings, backend: Backend, tracing: Backend, collector: Collector
 ) -> None:
-    """A client's error leaves the status unset; an answer that fails while it is streamed does not. Probes have no span."""
+    """A client's error leaves the span's status unset, a stream that fails does not. Probes have no span."""
     worker = ScriptedWorker(backend)
     async with calling(create_app(settings, tracing)) as http:
         await http.get("/health")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shared.protocol import Embed, Pool, SamplingParams, Score, Structured, Terminal, Usage, Work
+from shared.protocol import Embed, Infer, Pool, SamplingParams, Score, Structured, Terminal, Usage, Work
 from shared.protocol import RequestState as State
 from shared.tracing.conventions import answered, http_span, inference_span
 from tests.support.fakes import make_request
@@ -18,6 +18,7 @@ from tests.support.fakes import make_request
         (Embed(("a",), dimensions=8), "embeddings"),
         (Pool(("a",)), "pool"),
         (Score(("a",), ("b",)), "score"),
+        (Infer(inputs=()), "infer"),
     ],
 )
 def test_each_kind_of_work_is_an_operation(work: Work | None, operation: str) -> None:

@@ -73,11 +73,15 @@ async def test_a_span_gets_the_ids_of_its_run(collector: Collector) -> None:
     """Given a run without a caller's trace, its trace and span follow from its job and its lease epoch."""
     first, second = (run_traceparent("", "req_1", epoch) for epoch in (1, 2))
     opened = tracer(collector)
-    opened.start(http_span("GET", "/run"), own=second, link=first).end()
+    started = opened.start(http_span("GET", "/run"), own=second, link=first)
+    started.child(http_span("GET", "/below")).end()
+    started.end()
     opened.start(http_span("GET", "/other")).end()
     await opened.close()
-    run, other = collector.one("GET /run"), collector.one("GET /other")
+    run, below, other = (collector.one(f"GET /{path}") for path in ("run", "below", "other"))
     assert (f"00-{run.trace_id}-{run.span_id}-01", run.parent_id) == (second, "")
+    assert (below.parent_id, below.trace_id) == (run.span_id, run.trace_id)
+    assert below.span_id != run.span_id
     assert run.links == [(first[3:35], first[36:52])]
     assert first[3:35] == second[3:35] != other.trace_id
     assert run_traceparent(SAMPLED, "req_1", 2) == f"00-{TRACE}-{run.span_id}-01"

@@ -13,7 +13,14 @@ from producer_api.http.dispatch import Dispatcher
 from producer_api.http.endpoint_table import EndpointTable
 from producer_api.http.errors import register_errors
 from producer_api.http.host_check import host_check
-from producer_api.http.middleware import BodyLimit, RequestId, RequestLimit, RequestLog, SecurityHeaders
+from producer_api.http.middleware import (
+    NO_TELEMETRY,
+    BodyLimit,
+    RequestId,
+    RequestLimit,
+    RequestLog,
+    SecurityHeaders,
+)
 from producer_api.openapi.document import describe
 from producer_api.routes.catalog import ADMIN
 from producer_api.services import Context
@@ -28,6 +35,7 @@ def create_admin_app(context: Context) -> FastAPI:
         title="Headrace administration",
         openapi_url=None,  # routes/openapi.py serves it
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         middleware=[
             Middleware(RequestId, endpoints=table, proxies=TrustedProxies(context.settings.trusted_proxies)),
             Middleware(SecurityHeaders),

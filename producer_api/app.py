@@ -15,7 +15,15 @@ from producer_api.http.dispatch import Dispatcher
 from producer_api.http.endpoint_table import EndpointTable
 from producer_api.http.errors import register_errors
 from producer_api.http.host_check import host_check, split_list
-from producer_api.http.middleware import BodyLimit, Drain, RequestId, RequestLimit, RequestLog, SecurityHeaders
+from producer_api.http.middleware import (
+    NO_TELEMETRY,
+    BodyLimit,
+    Drain,
+    RequestId,
+    RequestLimit,
+    RequestLog,
+    SecurityHeaders,
+)
 from producer_api.http.multipart import MAX_OVERHEAD_BYTES
 from producer_api.http.ratelimit_headers import LimitHeaders
 from producer_api.observability.metrics import Metrics
@@ -46,6 +54,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         description=DESCRIPTION,
         openapi_url=None,  # routes/openapi.py serves it
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         middleware=[
             Middleware(RequestId, endpoints=table, proxies=TrustedProxies(settings.trusted_proxies)),
             Middleware(SecurityHeaders),

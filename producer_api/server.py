@@ -29,6 +29,7 @@ from shared.runtime.gc_tuning import settle
 from shared.runtime.logging import configure_logging, log_library_warnings
 from shared.runtime.sockets import place_of, unbound, url_of
 from shared.settings import Settings
+from shared.tracing.opening import open_tracer
 
 BACKLOG = 2048
 LAST_FRAMES_S = 1  # the end of the grace time, for the last frames
@@ -53,7 +54,7 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    redis = Backend.open(settings)
+    redis = Backend.open(settings, open_tracer(settings, "api"))
     try:
         await redis.start()
         async with _queued(redis, settings) as backend:

@@ -52,7 +52,7 @@ class Context(AdmissionServices):
             database=database,
             authenticate=make_authenticator(settings, database),
             awaited_jobs=awaited_jobs,
-            request_logger=RequestLogger(metrics, awaited_jobs),
+            request_logger=RequestLogger(metrics, awaited_jobs, backend.tracer),
             threads=Threads(),
         )
 

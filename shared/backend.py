@@ -31,6 +31,7 @@ from shared.token_log.interface import Live, TokenLog
 from shared.token_log.live_feed import LiveFeed
 from shared.token_log.memory import MemoryDeadLetters, MemoryLive, MemoryLocks, MemoryTokenLog
 from shared.token_log.redis import RedisTokenLog
+from shared.tracing.interface import Tracer
 from shared.webhooks.interface import Webhooks
 from shared.webhooks.memory import MemoryWebhooks
 from shared.webhooks.store import RedisWebhooks
@@ -40,6 +41,8 @@ from shared.webhooks.store import RedisWebhooks
 class Backend:
     """The queue, its operators' side and its router, the audit log, the token logs, the live messages, the workers,
     the models of the repository, the splits of traffic, the locks, the dead letters and the webhooks.
+
+    `tracer` is None where tracing is off.
     """
 
     live: Live
@@ -57,10 +60,14 @@ class Backend:
     server: RedisServer | None = None
     limits: RedisServer | None = None  # counts limits and usage, within `rate_limit_timeout`
     kafka_errors: KafkaErrors | None = None  # of a queue that passes through Kafka
+    tracer: Tracer | None = None
 
     @classmethod
-    def open(cls, settings: Settings) -> Backend:
-        """Return a backend on Redis. It connects lazily; `start` checks that the server answers."""
+    def open(cls, settings: Settings, tracer: Tracer | None = None) -> Backend:
+        """Return a backend on Redis, which closes `tracer` with it.
+
+        It connects lazily; `start` checks that the server answers.
+        """
         server = RedisServer.connect(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
         live = LiveFeed(server)
         other = settings.limits_redis_url
@@ -92,6 +99,7 @@ class Backend:
             limits=replace(
                 limits, timeout=settings.rate_limit_timeout, foreign=server.foreign, errors=server.errors
             ),
+            tracer=tracer,
         )
 
     @classmethod
@@ -143,3 +151,5 @@ class Backend:
         for server in (self.server, self.limits):
             if server is not None:
                 await server.client.aclose(close_connection_pool=True)
+        if self.tracer is not None:
+            await self.tracer.close()

@@ -16,6 +16,7 @@ from shared.backend import Backend
 from shared.models.model_store import MINILM, ModelRepository
 from shared.redis.embedded import EmbeddedServer
 from shared.settings import Settings, load
+from tests.support.trace_collector import Collector, collecting
 from tests.support.waiting import LIMIT_S
 from workers.openmp_env import spin_briefly
 
@@ -51,7 +52,7 @@ def _slow(item: pytest.Item) -> bool:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Hide the user's settings and data from the tests and from the processes that they start."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
-    for variable in [name for name in os.environ if name.startswith("HEADRACE_")]:
+    for variable in [name for name in os.environ if name.startswith(("HEADRACE_", "OTEL_"))]:
         monkeypatch.delenv(variable)
 
 
@@ -134,3 +135,10 @@ async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
     """Client for the server `api` of the test's folder."""
     async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
         yield opened
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Collector of traces in the process of the test."""
+    with collecting() as running:
+        yield running

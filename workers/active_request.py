@@ -26,6 +26,7 @@ from shared.queue.interface import Claim, Delivery, due_at
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.waits import EngineWaits
+from workers.run_spans import UNTRACED, RunSpans
 
 MARK_INTERVAL_S = 1.0  # between marks of a run: how exactly the end of a lost worker is known
 NO_WAITS = EngineWaits()
@@ -47,6 +48,7 @@ class ActiveRequest:
         next_seq: seq of the next token that the engine produces.
         reasoning_tokens: number of logged tokens of reasoning.
         prompt_usage: counts of the prompt, by the run with the first token; None before it.
+        spans: the spans of this run.
     """
 
     delivery: Delivery
@@ -61,6 +63,7 @@ class ActiveRequest:
     mark: RunMark | None = None
     marked_at: float = 0.0
     waits: EngineWaits = NO_WAITS
+    spans: RunSpans = UNTRACED
     first_token_at: float | None = None
     last_token_at: float | None = None
     next_seq: int = field(init=False)

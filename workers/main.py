@@ -24,6 +24,7 @@ from shared.routing.weight_check import check_weight
 from shared.runtime.gc_tuning import settle
 from shared.runtime.logging import settle_logs
 from shared.settings import Settings
+from shared.tracing.opening import open_tracer
 from workers.health.notifier import Notifier
 from workers.health.watchdog import EngineHung
 from workers.metrics import WorkerMetrics
@@ -69,7 +70,7 @@ async def _serve(settings: Settings) -> bool:
     """Serve until a signal, or until the model is put to sleep; return whether it was."""
     progress = StartupProgress()
     settings = await asyncio.to_thread(with_upstream_model, settings)
-    backend = Backend.open(settings)
+    backend = Backend.open(settings, open_tracer(settings, "worker"))
     try:
         await backend.start()
         repository = ModelRepository(settings)
@@ -103,7 +104,7 @@ async def _serve_repository(settings: Settings) -> None:
     """Serve the models of the repository until a signal. Raises ConfigError."""
     from workers.repository.host import RepositoryHost  # noqa: PLC0415  protobuf is optional
 
-    backend = Backend.open(settings)
+    backend = Backend.open(settings, open_tracer(settings, "worker"))
     try:
         await backend.start()
         host = RepositoryHost(settings, backend, _metrics(settings, backend), Notifier.from_environment())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 import structlog
@@ -18,8 +19,9 @@ from shared.errors import EngineFailed, HeadraceError, Unavailable
 from shared.models.worker_registry import WorkerInfo
 from shared.queue.interface import Claim, Delivery, Room
 from shared.redis import keys
+from shared.runtime.retry import until_available
 from shared.settings import Settings
-from shared.token_log.interface import OVERDUE, Append, Lease
+from shared.token_log.interface import OVERDUE, Lease
 from workers.active_request import ActiveRequest, group_by_run
 from workers.departure import Departure
 from workers.engine.interface import EngineOutput, Generator
@@ -34,6 +36,7 @@ from workers.metrics import WorkerMetrics
 from workers.model_claim import ModelClaim
 from workers.preparation.preparer import preparer_for
 from workers.puller import RETRY_PAUSE_S, Puller, set_aside
+from workers.run_spans import spans_of_run
 from workers.seat_allocation import free_seats
 from workers.sole_request import SoleRequestRecord
 from workers.stopping.grace import Grace
@@ -182,6 +185,7 @@ class Worker:
         """Start each request, in order, without waiting for its tokenizing or its grammar."""
         for delivery, lease in taken:
             active = self._by_job[delivery.request.id] = ActiveRequest(delivery, lease)
+            active.spans = spans_of_run(self._backend.tracer, delivery, lease)
             self._metrics.count_start(delivery, lease)
             task = self._tasks.create_task(self._start(active))
             self._starting.add(task)
@@ -200,6 +204,7 @@ class Worker:
             return
         self._engine.add(prepared)
         active.enter_engine()
+        active.spans.enter_engine()
         deadline = active.delivery.request.deadline
         if deadline is not None:
             active.deadline_timer = self._loop.call_later(
@@ -226,35 +231,24 @@ class Worker:
             if isinstance(error := outputs[-1].error, EngineFailed):
                 await self._set_aside(active, error)
         appends = [active.append(outputs) for active, outputs in grouped]
-        for (active, _), append, written in zip(
-            grouped, appends, await self._append_until_answered(appends), strict=True
-        ):
+        append_all = partial(self._backend.token_log.append, appends)
+        answered = await until_available(append_all, pause_s=RETRY_PAUSE_S, failure_event="log_unavailable")
+        for (active, _), append, written in zip(grouped, appends, answered, strict=True):
             if not written:
                 self._metrics.count_fenced_write(self._info.model)
                 self._on_lease_lost(active)
                 continue
             self._metrics.count_append(active, append)
+            active.spans.record(append.event)
             self._load.record(active, append)
             self._puller.clear(active.id)
             if append.event.terminal:
                 self._complete(active)
 
-    async def _append_until_answered(self, appends: list[Append]) -> list[bool]:
-        while True:
-            try:
-                return await self._backend.token_log.append(appends)
-            except Unavailable as error:
-                log.warning("log_unavailable", error=error.message)
-                await asyncio.sleep(RETRY_PAUSE_S)
-
     async def _set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
-        while True:
-            try:
-                await set_aside(self._backend, self._metrics, active.delivery, error, active.lease.losses + 1)
-                return
-            except Unavailable as outage:
-                log.warning("dead_letters_unavailable", error=outage.message)
-                await asyncio.sleep(RETRY_PAUSE_S)
+        losses = active.lease.losses + 1
+        add = partial(set_aside, self._backend, self._metrics, active.delivery, error, losses)
+        await until_available(add, pause_s=RETRY_PAUSE_S, failure_event="dead_letters_unavailable")
 
     async def _acknowledge(self) -> None:
         """Acknowledge finished requests, off the path of the tokens.
@@ -279,13 +273,14 @@ class Worker:
         async with self._backend.live.subscribe(keys.control_channel(self._info.id)) as cancelled:
             while True:
                 message = await cancelled.get(None)
-                if isinstance(message, bytes) and (active := self._abort(message.decode(errors="replace"))):
+                job_id = message.decode(errors="replace") if isinstance(message, bytes) else ""
+                if active := self._abort(job_id, "cancelled"):
                     self._metrics.count_cancellation(active)
                     self._complete(active)
 
     def _complete(self, active: ActiveRequest) -> None:
         """Remove a request that has ended, and have it acknowledged."""
-        self._remove(active.id)
+        self._remove(active.id, "")
         self._finished_claims.append(active.delivery.claim)
         self._claims_ready.set()
 
@@ -295,16 +290,19 @@ class Worker:
             self._metrics.count_lease_lost(self._info.model)
             self._abort(active.id)
 
-    def _abort(self, job_id: str) -> ActiveRequest | None:
-        active = self._remove(job_id)
+    def _abort(self, job_id: str, outcome: str = "lease_lost") -> ActiveRequest | None:
+        active = self._remove(job_id, outcome)
         if active is not None:
             self._engine.abort(active.run_id)
         return active
 
-    def _remove(self, job_id: str) -> ActiveRequest | None:
+    def _remove(self, job_id: str, outcome: str) -> ActiveRequest | None:
+        """Remove a request, whose run has the `outcome` if no terminal event ended it."""
         active = self._by_job.pop(job_id, None)
-        if active is not None and active.deadline_timer is not None:
-            active.deadline_timer.cancel()
+        if active is not None:
+            active.spans.end(outcome)
+            if active.deadline_timer is not None:
+                active.deadline_timer.cancel()
         self._puller.clear(job_id)
         self._used_at = time.monotonic()
         if not self._by_job:
@@ -320,14 +318,16 @@ class Worker:
 
     async def _hand_over(self) -> None:
         claims = [active.delivery.claim for active in self.active_requests()]
-        self._by_job.clear()
+        for active in self.active_requests():
+            self._remove(active.id, "handed_over")
         await self._departure.hand_over(claims)
 
     async def _give_up(self) -> None:
         self._info = msgspec.structs.replace(self._info, state="hung")
         ran = [active.delivery.claim for active in self.active_requests() if active.in_engine]
         others = [active.delivery.claim for active in self.active_requests() if not active.in_engine]
-        self._by_job.clear()
+        for active in self.active_requests():
+            self._remove(active.id, "engine_hung")
         await self._departure.give_up(ran, others, self._heartbeat())
 
     def _heartbeat(self) -> WorkerInfo:

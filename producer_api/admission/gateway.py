@@ -20,6 +20,7 @@ from producer_api.admission.idempotency import (
     derived_seed,
 )
 from producer_api.admission.model_catalog import ModelCatalog
+from producer_api.admission.publisher import Publisher
 from producer_api.admission.request_control import RequestControl
 from producer_api.admission.shadow_copies import ShadowCopies
 from producer_api.admission.traffic import as_recorded, direction_for, placed, version_of
@@ -84,13 +85,13 @@ class Gateway:
     ) -> None:
         self._limits = Limits.from_settings(settings)
         self._transport = backend.transport
+        self._publisher = Publisher.from_settings(settings, backend)
         self._token_log = backend.token_log
         self._keys = keys
         self._catalog = catalog
         self._limiter = limiter
         self._webhooks = backend.webhooks
         self._control = control
-        self._background = control.background
         self._shadows = shadows
 
     async def submit(
@@ -149,7 +150,7 @@ class Gateway:
         try:
             await queue(request)
         except BaseException:  # also the deadline of this call
-            self._background.start(self._token_log.forget(request.id))
+            self._control.background.start(self._token_log.forget(request.id))
             raise
         return Admission(request)
 
@@ -199,7 +200,7 @@ class Gateway:
         if key is not None:
             first = requests[0]
             held = Identity(first.id, first.created_at, first.params.seed, key.fingerprint)
-            self._background.start(self._keys.release(key, held))
+            self._control.background.start(self._keys.release(key, held))
 
     async def _submit_once(
         self,
@@ -265,7 +266,7 @@ class Gateway:
             try:
                 if self._limiter is not None:
                     await self._limiter.admit_derived(request, principal)
-                await self._transport.publish(request)
+                await self._publisher.publish(request, principal)
             except Unavailable:
                 raise  # it may have been queued: sending the id again joins it or finishes its admission
             except HeadraceError:
@@ -334,11 +335,11 @@ class Gateway:
             if hook is not None:
                 webhook = Webhook(id=request.id, hook=hook, created_at=request.created_at)
                 await self._webhooks.add(webhook, FIRST_CHECK_DELAY_S)
-            await self._transport.publish(request)
+            await self._publisher.publish(request, principal)
         except Unavailable:
             raise  # it may have been queued; if not, the usage settler finds its charge in the ledger
         except HeadraceError:
-            self._background.start(self._release(together))
+            self._control.background.start(self._release(together))
             raise
 
     async def _release(self, requests: Sequence[Request]) -> None:

@@ -11,14 +11,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from shared.errors import ConfigError
 from shared.ledger.types import Standing
+from shared.tracing.trace_context import trace_id_of, valid_traceparent
 from shared.validation.objective import OBJECTIVE_HEADERS
 from shared.validation.ttft_target import HEADERS as TARGET_HEADERS
 
-TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 HTTP_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 ROUTE_KEY = b"x-route-key"
 TURN_KEYS = tuple((name, name.encode()) for name in (*TARGET_HEADERS, *OBJECTIVE_HEADERS))
-NO_TRACE = b"0" * 32
 IPV6_PREFIX_BITS = 64  # one IPv6 client has a whole network of this prefix
 MAX_PARSED_ADDRESSES = 4096  # cached
 MAX_HOPS = 32  # addresses of X-Forwarded-For to read, starting at the nearest
@@ -34,7 +33,7 @@ class Client:
     Attributes:
         address: the client's IPv4 address or IPv6 network; empty if it has none, as on a Unix socket.
         http_request_id: the request's `x-request-id`.
-        trace_id: from W3C's `traceparent`; empty without a valid one.
+        traceparent: W3C's trace context; empty without a valid one.
         route_key: the header x-route-key, by which traffic may be split; empty without it.
         turn_headers: those of the headers of a target for the first token, and of an objective, that were sent.
         standings: the state of the caller's limits after the charge, for the response headers.
@@ -42,21 +41,19 @@ class Client:
 
     address: str = ""
     http_request_id: str = ""
-    trace_id: str = ""
+    traceparent: str = ""
     route_key: str = ""
     turn_headers: Mapping[str, str] = field(default_factory=dict)
     standings: Sequence[Standing] = ()
+
+    @property
+    def trace_id(self) -> str:
+        return trace_id_of(self.traceparent)
 
     def rename(self, http_request_id: str) -> None:
         """Take an id from the request's body as its `x-request-id`, if it is valid as one."""
         if HTTP_REQUEST_ID.fullmatch(http_request_id.encode()):
             self.http_request_id = http_request_id
-
-
-def _trace_id(headers: Mapping[bytes, bytes]) -> str:
-    """Return the trace id of the traceparent header, or an empty string. Reference: W3C Trace Context."""
-    found = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    return "" if found is None or found[1] == NO_TRACE else found[1].decode()
 
 
 class TrustedProxies:
@@ -80,7 +77,8 @@ class TrustedProxies:
         http_request_id = wanted.decode() if HTTP_REQUEST_ID.fullmatch(wanted) else secrets.token_hex(16)
         route_key = headers.get(ROUTE_KEY, b"").decode("latin-1")
         turn = {name: headers[key].decode("latin-1") for name, key in TURN_KEYS if key in headers}
-        return Client(self._address(peer, headers), http_request_id, _trace_id(headers), route_key, turn)
+        traceparent = valid_traceparent(headers.get(b"traceparent", b"").decode("latin-1"))
+        return Client(self._address(peer, headers), http_request_id, traceparent, route_key, turn)
 
     def _address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
         """Return the nearest address, `peer` or one of X-Forwarded-For, that is not a trusted proxy."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from producer_api.auth.client_address import Client
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.held_item import HeldItem
 from producer_api.batch_runner.line_body import read_body
@@ -218,7 +219,11 @@ class BatchRunner:
         body = body.in_class(PriorityClass.BATCH)
         body = body.for_model(await self._services.gateway.any_model())
         principal = Principal(
-            self._batch.tenant, self._batch.key_id, self._batch.plan, Scopes(models=self._batch.models)
+            self._batch.tenant,
+            self._batch.key_id,
+            self._batch.plan,
+            Scopes(models=self._batch.models),
+            Client(traceparent=self._batch.traceparent),
         )
         if not principal.may_use(body.drafts[0].model):
             raise PermissionDenied("the API key of this batch may not use this model", param="model")

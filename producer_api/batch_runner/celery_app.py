@@ -83,7 +83,7 @@ def _add_tasks(app: Celery, host: EventLoopHost) -> None:
     def generate(self: Task, body: dict[str, Any]) -> Any:
         """Return a chat completion for the body of POST /v1/chat/completions."""
         try:
-            return host.call(host.generate(self.request.id, json.dumps(body).encode()))
+            return host.call(host.generate(self.request.id, json.dumps(body).encode(), _traceparent(self)))
         except (Stopping, Unavailable) as error:
             raise self.retry(exc=error, countdown=1) from None
 
@@ -105,3 +105,9 @@ def _add_tasks(app: Celery, host: EventLoopHost) -> None:
     def tidy() -> None:
         """Remove expired files and the folders of ended batches."""
         host.call(host.tidy())
+
+
+def _traceparent(task: Task) -> str:
+    """Return the header of a task that OpenTelemetry's instrumentation of Celery adds; empty without it."""
+    given = (task.request.headers or {}).get("traceparent")
+    return given if isinstance(given, str) else ""

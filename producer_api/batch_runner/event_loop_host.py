@@ -18,6 +18,7 @@ import msgspec
 import structlog
 import uvloop
 
+from producer_api.auth.client_address import Client
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.batch_runner import BatchRunner
 from producer_api.batch_runner.line_body import CHAT, read_body
@@ -33,6 +34,8 @@ from shared.protocol import PriorityClass
 from shared.redis import keys
 from shared.runtime.retry import run_forever
 from shared.settings import Settings
+from shared.tracing.opening import open_tracer
+from shared.tracing.trace_context import valid_traceparent
 
 RETRY_DELAY_S = 1.0  # before subscribing to new batches again
 
@@ -51,6 +54,7 @@ class EventLoopHost:
         self._room = asyncio.Semaphore(settings.batch_window)
         self._running: set[str] = set()  # batches
         self._calls: set[asyncio.Task[Any]] = set()
+        self._background: list[Future[None]] = []
         self._draining = False
         self._services: BatchServices | None = None
 
@@ -68,7 +72,7 @@ class EventLoopHost:
         self._submit(self._open()).result()
         listen = run_forever(partial(self._listen, wake), pause_s=RETRY_DELAY_S, failure_event="batch_wake_failed")
         for work in (self.services.completions.run(), listen):
-            self._submit(self._stop_process_on_failure(work))
+            self._background.append(self._submit(self._stop_process_on_failure(work)))
 
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Return the result of a coroutine. Raises what it raises; Stopping if the process drains."""
@@ -79,6 +83,8 @@ class EventLoopHost:
         self._loop.call_soon_threadsafe(self._end_calls)
 
     def close(self) -> None:
+        for work in self._background:
+            work.cancel()
         self._submit(self.services.backend.close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -87,7 +93,7 @@ class EventLoopHost:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _open(self) -> None:
-        backend = Backend.open(self._settings)
+        backend = Backend.open(self._settings, open_tracer(self._settings, "tasks"))
         await backend.start()
         self._services = BatchServices.from_settings(self._settings, backend)
         serve_metrics(
@@ -153,8 +159,11 @@ class EventLoopHost:
             self._running.discard(batch_id)
             self.services.metrics.running.dec()
 
-    async def generate(self, task_id: str, body: bytes) -> Any:
-        """Return a chat completion. The same task again joins the same request. Raises HeadraceError."""
+    async def generate(self, task_id: str, body: bytes, traceparent: str = "") -> Any:
+        """Return a chat completion, in the trace of `traceparent`. The same task again joins the same request.
+
+        Raises HeadraceError.
+        """
         request = read_body(CHAT, body, tenant="default", strict_fields=self._settings.strict_fields)
         request = request.for_model(await self.services.gateway.any_model())
         if not request.classed:
@@ -163,9 +172,8 @@ class EventLoopHost:
         limit = min(self._settings.tasks_redelivery, self._settings.max_timeout)
         request = request.until(now + min(limit, request.timeout or limit))
         seed = seed_of(task_id) if request.seed is None else request.seed
-        answer = await run(
-            self.services, request, job_id=job_id(task_id, 0), seed=seed, principal=Principal("default")
-        )
+        caller = Principal("default", client=Client(traceparent=valid_traceparent(traceparent)))
+        answer = await run(self.services, request, job_id=job_id(task_id, 0), seed=seed, principal=caller)
         return msgspec.to_builtins(answer)
 
     async def idle_batches(self) -> list[str]:

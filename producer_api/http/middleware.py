@@ -6,7 +6,9 @@ Pure ASGI, so that streams pass through untouched.
 from __future__ import annotations
 
 import time
+from functools import partial
 
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.auth.client_address import TrustedProxies
@@ -15,7 +17,11 @@ from producer_api.http.errors import error_response
 from producer_api.http.open_streams import ClientGone, OpenAnswers, shutdown_error
 from producer_api.observability.request_log import CLIENT_CLOSED, RequestFacts, RequestLogger
 from shared.errors import PayloadTooLarge, Unavailable
+from shared.tracing.conventions import http_span, http_status
 
+# RequestLog makes the spans. FastAPI's own hold paths, queries and the messages of errors, and appear wherever a
+# provider for the whole process is set, or FASTAPI_OTEL_AUTO_CONFIGURE.
+NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 # for responses that declare none; without img-src, browsers report their own request for the icon as blocked
 DEFAULT_POLICY = b"default-src 'none'; img-src 'self'; frame-ancestors 'none'"
 SECURITY = [
@@ -68,6 +74,10 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         facts: RequestFacts = scope["state"]["facts"]
+        found = match_of(scope)
+        quiet = found.endpoint is not None and not found.endpoint.logged
+        if not quiet:
+            self._journal.begin(facts, partial(http_span, scope["method"], found.template))
         status = 0
 
         async def send_noting_status(message: Message) -> None:
@@ -86,8 +96,8 @@ class RequestLog:
                 raise  # too late for a response: the server closes the connection
             await error_response(failure, scope)(scope, receive, send_noting_status)
         finally:
-            found = match_of(scope)
-            quiet = found.endpoint is not None and not found.endpoint.logged
+            if facts.span is not None:
+                facts.span.set(http_status(status))
             self._journal.write(facts, method=scope["method"], route=found.template, status=status, quiet=quiet)
 
 

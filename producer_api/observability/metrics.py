@@ -78,6 +78,7 @@ class Stopwatch:
     Attributes:
         first_token: seconds from `started` to the first token.
         waited: seconds in the queue.
+        failure: code of the error that ended the answer.
     """
 
     def __init__(self, metrics: Metrics, model: str, priority: PriorityClass, started: float) -> None:
@@ -90,6 +91,7 @@ class Stopwatch:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.finish = ""
+        self.failure = ""
         self.waited = 0.0
         self.ended = False
 
@@ -136,6 +138,6 @@ class Stopwatch:
         self._metrics.tokens.labels(*self._labels, "prompt").inc(usage.prompt_tokens)
         self._metrics.tokens.labels(*self._labels, "completion").inc(usage.completion_tokens)
         if event.terminal.error is not None:
-            self.finish = event.terminal.error.code
+            self.finish = self.failure = event.terminal.error.code
         elif not self.finish:
             self.finish = event.terminal.state.value

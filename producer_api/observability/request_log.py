@@ -1,4 +1,4 @@
-"""Request log: one line and one count per HTTP or gRPC request."""
+"""Request log: one line, one count and, where tracing is on, one span per HTTP or gRPC request."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from producer_api.auth.principal import Principal
 from producer_api.observability.metrics import Metrics, Stopwatch
 from shared.errors import HeadraceError
 from shared.schemas.unknown_fields import HEADER
+from shared.tracing.conventions import served
+from shared.tracing.interface import Span, SpanStart, Tracer
 from shared.validation.schema_check import NOT_HELD
 
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
@@ -36,6 +38,7 @@ class RequestFacts:
         awaited_job_ids: the jobs that make up this answer.
         detached: the answer continues without its client.
         headers: of the response, in addition to those of its handler.
+        span: the request's span; None without tracing.
     """
 
     client: Client
@@ -50,6 +53,7 @@ class RequestFacts:
     awaited_job_ids: tuple[str, ...] = ()
     detached: bool = False
     headers: dict[str, str] = field(default_factory=dict)
+    span: Span | None = None
 
     def report_ignored(self, fields: str) -> None:
         """Name unknown fields, if there are any, in the response's headers."""
@@ -111,11 +115,19 @@ class RequestLogger:
     Args:
         metrics: where requests are counted.
         awaited_jobs: receives the jobs whose completion is logged with their request.
+        tracer: None where tracing is off.
     """
 
-    def __init__(self, metrics: Metrics, awaited_jobs: AwaitedJobs) -> None:
+    def __init__(self, metrics: Metrics, awaited_jobs: AwaitedJobs, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
         self._awaited_jobs = awaited_jobs
+        self._tracer = tracer
+
+    def begin(self, facts: RequestFacts, describe: Callable[[], SpanStart]) -> None:
+        """Start the span of a request where tracing is on; what the request queues continues its trace."""
+        if self._tracer is not None:
+            facts.span = self._tracer.start(describe(), facts.client.traceparent)
+            facts.client.traceparent = facts.span.traceparent
 
     def failure(self, facts: RequestFacts) -> HeadraceError:
         """Log the unexpected error being handled, and return an error for the client without its details."""
@@ -125,7 +137,7 @@ class RequestLogger:
     def write(
         self, facts: RequestFacts, *, method: str, route: str, status: int, quiet: bool = False, **more: object
     ) -> None:
-        """Log and count a request that ended.
+        """Log and count a request that ended, and end its span.
 
         Args:
             status: the HTTP status, or its equivalent for gRPC.
@@ -146,6 +158,8 @@ class RequestLogger:
             seconds=round(time.perf_counter() - facts.started, 4),
             **_filled({**more, **_fields(facts)}),
         )
+        if facts.span is not None:
+            _end_span(facts.span, facts, status)
         if facts.answer is not None:
             for job_id in facts.awaited_job_ids:
                 self._awaited_jobs.end(job_id, goes_on=facts.detached and not facts.answer.ended)
@@ -159,6 +173,22 @@ def _fields(facts: RequestFacts) -> dict[str, object]:
     if facts.answer is not None:
         fields |= facts.answer.summary()
     return fields
+
+
+def _end_span(span: Span, facts: RequestFacts, status: int) -> None:
+    """End the span of a request. An error of the client is not the server's: it leaves the span's status unset."""
+    span.set(
+        served(
+            job_id=facts.job_id,
+            model=facts.model,
+            tenant="" if facts.principal is None else facts.principal.tenant,
+            priority=facts.priority,
+            http_request_id=facts.client.http_request_id,
+        )
+    )
+    failure = "" if facts.answer is None else facts.answer.failure
+    error = facts.refusal or failure or (str(status) if status >= 400 else "")
+    span.end(error, fault=status >= 500 or failure != "")
 
 
 def _filled(fields: dict[str, object]) -> dict[str, object]:

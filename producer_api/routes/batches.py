@@ -117,6 +117,7 @@ def _batch(context: Context, caller: Principal, body: BatchRequest, identity: Id
         tenant=caller.tenant,
         key_id=caller.key_id,
         plan=caller.plan,
+        traceparent=caller.client.traceparent,
         models=caller.scopes.models,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,

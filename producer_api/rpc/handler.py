@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from producer_api.rpc.errors import status_of
 from producer_api.services import Context
 from shared.accounts.scopes import ROUTES
 from shared.errors import HeadraceError, Unavailable
+from shared.tracing.conventions import RPC_STATUS, rpc_span
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class MethodHandlers:
             self._proxies.client(address_of(rpc.peer()), metadata_headers(rpc)), time.perf_counter()
         )
         call = Call(self._context, rpc, facts, charged=method.charged)
+        self._context.request_logger.begin(facts, partial(rpc_span, route))
         http_status, refusal = 200, None
         try:
             with self._place():
@@ -101,6 +104,8 @@ class MethodHandlers:
             refusal = self._context.request_logger.failure(facts)
         finally:
             facts.refusal = "" if refusal is None else refusal.code
+            if facts.span is not None:
+                facts.span.set({RPC_STATUS: _status_name(refusal, cancelled=http_status == CLIENT_CLOSED)})
             self._context.request_logger.write(
                 facts, method="gRPC", route=route, status=http_status if refusal is None else refusal.status
             )
@@ -125,3 +130,10 @@ class MethodHandlers:
             yield
         finally:
             self._open -= 1
+
+
+def _status_name(refusal: HeadraceError | None, *, cancelled: bool) -> str:
+    """Return gRPC's name of the status that a call ended with."""
+    if refusal is not None:
+        return status_of(refusal).code.name
+    return "CANCELLED" if cancelled else "OK"

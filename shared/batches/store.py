@@ -29,7 +29,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Request for a batch; times in seconds since the epoch by the server's clock.
 
     `output_life` is how long its output files are kept, in seconds. `models` are the models that its lines may
-    name; None for all.
+    name; None for all. `traceparent` is the trace context of the request that created it, which its lines continue.
     """
 
     id: str
@@ -44,6 +44,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str] | None = None
     key_id: str = ""
     plan: str = ""
+    traceparent: str = ""
 
 
 class LineError(msgspec.Struct, frozen=True):

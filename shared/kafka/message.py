@@ -32,13 +32,14 @@ from shared.schemas.native.jobs import Job, JobRequest
 from shared.schemas.parameter_fields import parameter_field
 from shared.schemas.parsing import validate
 from shared.schemas.unknown_fields import ignored_fields
+from shared.tracing.trace_context import valid_traceparent
 from shared.validation.request_limits import Limits, check_request, fit_to_model
 from shared.validation.schema_check import NOT_HELD, not_held
 from shared.validation.ttft_target import TARGET_HEADERS, with_target
 
 REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"
-TRACE = ("traceparent", "tracestate")
+TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 MAX_HEADER_BYTES = 1024
 TRUNCATED = "headrace-truncated"
 IGNORED = "headrace-ignored-fields"
@@ -89,6 +90,12 @@ class Record:
     def source(self) -> str:
         """Return topic, partition and offset as one word."""
         return f"{self.topic}/{self.partition}/{self.offset}"
+
+    @property
+    def traceparent(self) -> str:
+        """Return the trace context; empty if it is missing or invalid. A record is never refused for it."""
+        given = next((value for key, value in self.headers if key.lower() == TRACEPARENT), b"")
+        return valid_traceparent(given.decode("latin-1"))
 
     def header(self, name: str) -> str | None:
         """Return the first header of that name. Raises InvalidRequest if it is too long or not text."""
@@ -158,7 +165,8 @@ def request_record(
 
 def api_record(request: Request) -> Outgoing:
     """Return the record of a request that the API admitted, for the topic of its model."""
-    return Outgoing(topics.api_requests(request.model), request.tenant.encode(), encode(request))
+    trace = ((TRACEPARENT, request.traceparent.encode()),) if request.traceparent else ()
+    return Outgoing(topics.api_requests(request.model), request.tenant.encode(), encode(request), trace)
 
 
 def read_request(
@@ -226,6 +234,7 @@ def _complete(body: KafkaRequest, record: Record, event_id: str | None, now: flo
         params=msgspec.structs.replace(draft.params, seed=seed),
         created_at=now,
         deadline=draft.deadline if body.timeout is None else now + body.timeout,
+        traceparent=record.traceparent,
     )
 
 
@@ -248,8 +257,11 @@ def result_record(order: Order, job: Job) -> Outgoing:
     headers = [
         *_event(f"{job.id}.result", f"/headrace/{job.model}", RESULT_TYPE),
         ("headrace-source", record.source.encode()),
-        *(header for header in record.headers if header[0].lower() in TRACE),
     ]
+    if order.request.traceparent:
+        headers.append((TRACEPARENT, order.request.traceparent.encode()))
+    if record.traceparent:
+        headers += [header for header in record.headers if header[0].lower() == TRACESTATE]
     subject = record.header("ce_id")
     if subject is not None:
         headers.append(("ce_subject", subject.encode()))

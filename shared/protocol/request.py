@@ -277,7 +277,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     their oldest turns instead of being refused. With `refuse_overflow`, as in TGI's API, a request is refused
     rather than its answer cut at the context's end. `ttft_target` is how many seconds after `created_at` its first
     token is wanted; with `refuse_late` it is refused if it is not expected to start by then. The queue adds
-    its `stay` in a lane.
+    its `stay` in a lane. `traceparent` is the W3C trace context of the span that queued it.
     """
 
     id: str
@@ -299,6 +299,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ttft_target: float | None = None
     refuse_late: bool = False
     stay: Stay | None = None
+    traceparent: str = ""
     version: int = PROTOCOL_VERSION
 
     @property

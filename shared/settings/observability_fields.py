@@ -1,4 +1,4 @@
-"""Settings of the metrics and the log."""
+"""Settings of the metrics, the log and the traces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MetricsNames = Literal["headrace", "vllm", "both"]
 
 
 class ObservabilityFields(BaseModel):
-    """Settings of the metrics and the log."""
+    """Settings of the metrics, the log and the traces."""
 
     metrics_port: int | None = Field(
         None,
@@ -35,4 +35,24 @@ class ObservabilityFields(BaseModel):
     )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto means console on a terminal and json elsewhere"
+    )
+    otel_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@?#]+$",
+        description="URL of the OpenTelemetry collector to which traces are exported, by OTLP over HTTP, such as "
+        "http://localhost:4318; headers, TLS and limits are set by OpenTelemetry's own variables, OTEL_…; default: "
+        "no traces",
+    )
+    otel_service_name: str = Field(
+        "headrace",
+        min_length=1,
+        max_length=100,
+        description="name in the traces; the processes are called NAME-api, NAME-worker and NAME-tasks",
+    )
+    otel_sample_ratio: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="fraction of the traces that begin here to export; a caller's trace is exported if the caller "
+        "samples it; default: as OTEL_TRACES_SAMPLER says, or all",
     )

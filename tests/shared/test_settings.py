@@ -101,6 +101,7 @@ GIVEN = {  # what a pattern or a validator of the setting allows
     "vllm_options": {"quantization": "fp8"},
     "upstream_url": "http://127.0.0.1:11434/v1",
     "spot_notices_url": "http://127.0.0.1:1338",
+    "otel_endpoint": "http://127.0.0.1:4318",
     "model_routing": {"chat": "prefix-aware"},
     "routing_load_bound": 2.0,
     **dict.fromkeys(("user_requests", "user_tokens", "address_requests"), "7/second;9/5 minutes"),

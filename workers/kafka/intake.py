@@ -23,13 +23,15 @@ from shared.kafka.message import Order, Outgoing, dead_letter, read_request, res
 from shared.ledger.store import Behind, Ledger
 from shared.ledger.types import Charge, Entry
 from shared.models.worker_registry import ModelInfo
-from shared.protocol import ErrorInfo, RequestState
+from shared.protocol import ErrorInfo, RequestState, Ticket
 from shared.redis import keys
 from shared.runtime.retry import run_forever
 from shared.schemas.native.jobs import Job
 from shared.settings import Settings
 from shared.token_log.answer import Answer, read_whole
 from shared.token_log.interface import Adoption, RequestRecord
+from shared.tracing.conventions import take_record_span
+from shared.tracing.interface import Span
 from shared.validation.request_limits import Limits
 from workers.engine.stage import Stage
 from workers.kafka.consumer_thread import ConsumerThread, FinishedRecord, TakenRecord
@@ -49,6 +51,7 @@ class _InFlight:
 
     order: Order
     taken: TakenRecord
+    span: Span | None = None  # of moving it into its lane, where tracing is on
 
     @property
     def id(self) -> str:
@@ -212,11 +215,23 @@ class KafkaIntake:
             item.order.request, created_at=record.created_at, deadline=record.deadline
         )
         item = replace(item, order=replace(item.order, request=request))
+        if record.state is RequestState.QUEUED:
+            item = self._traced(item)
         self._in_flight[item.id] = item
         if record.state.terminal:
             self._mark_ended(item.id)
         elif record.state is RequestState.QUEUED:
             self._to_publish.append(item)
+
+    def _traced(self, item: _InFlight) -> _InFlight:
+        """Start the span of moving a request into its lane, whose trace the request continues."""
+        if self._backend.tracer is None:
+            return item
+        request, record = item.order.request, item.taken.record
+        start = take_record_span(request, record.topic, record.partition, record.offset)
+        span = self._backend.tracer.start(start, request.traceparent)
+        request = msgspec.structs.replace(request, traceparent=span.traceparent)
+        return replace(item, order=replace(item.order, request=request), span=span)
 
     async def _publish(self) -> bool:
         """Publish requests as far as the lanes have room. Return False if some must wait."""
@@ -228,6 +243,9 @@ class KafkaIntake:
                 self._to_publish.popleft()
             refused = [item for item, place in zip(batch, places, strict=True) if isinstance(place, HeadraceError)]
             self._to_publish.extendleft(reversed(refused))
+            for item, place in zip(batch, places, strict=True):
+                if item.span is not None and isinstance(place, Ticket):
+                    item.span.end()
             self._consumer.set_lanes_full(any(isinstance(place, QueueFull) for place in places))
             if refused:
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,6 +173,9 @@ def test_keywords_that_are_not_held_are_named_in_the_result() -> None:
 
 def test_a_request_of_the_api_is_read_unchanged_without_a_result() -> None:
     request = make_request(priority=PriorityClass.INTERACTIVE)
+    assert api_record(request).headers == ()
+    request = msgspec.structs.replace(request, traceparent=TRACE[1].decode())
+    assert api_record(request).headers == (TRACE,)
     order = read(came(api_record(request)))
     assert (order.request, order.reply, order.by_api) == (request, None, True)
 

@@ -22,6 +22,7 @@ MAX_PAUSE_S = 30.0
 MAX_DOUBLINGS = 20  # far beyond MAX_PAUSE_S; bounds the exponent after many deaths
 HEALTHY_AFTER_S = 60.0  # a process that ran this long starts again with the first pause
 MAX_EARLY_DEATHS = 6  # in a row, before the installation was ready for the first time
+ERROR_PREFIX = "error: "
 REFUSED_SETTINGS_STATUS = 2  # exit status of a process that refuses its settings; a restart cannot help
 MAX_LOG_BYTES = 10 * 2**20
 MAX_LINE_CHARS = 500  # of a log's last line in a message: a model may print whatever it likes
@@ -112,12 +113,20 @@ class Child:
         self.process.kill()  # it ends at once, unless the kernel waits for a device
         return True
 
-    def last_line(self) -> str:
-        """Return the last line of the log, cut to what fits into a message."""
+    def last_line(self, prefix: str = "") -> str:
+        """Return the last line of the log that starts with `prefix`, cut to what fits into a message."""
         if self.log is None or not self.log.exists():
             return ""
         lines = self.log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
-        return lines[-1][:MAX_LINE_CHARS] if lines else ""
+        return next((line[:MAX_LINE_CHARS] for line in reversed(lines) if line.startswith(prefix)), "")
+
+    def last_words(self, status: int) -> str:
+        """Return what the log says of the cause of a death with this exit status; empty if it says nothing.
+
+        A process that refuses its settings says why in a line of its own, after which a thread may still log.
+        """
+        refusal = self.last_line(ERROR_PREFIX) if status == REFUSED_SETTINGS_STATUS else ""
+        return (refusal or self.last_line()).removeprefix(ERROR_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -196,7 +205,7 @@ class Supervisor:
         pid, status = child.process.pid, child.process.returncode
         child.process = None
         pause = child.backoff.died(child.started_at, self._clock())
-        line = child.last_line().removeprefix("error: ")
+        line = child.last_words(status)
         words = f": {line}" if line else ""
         if not self._settled and status == REFUSED_SETTINGS_STATUS:
             raise ConfigError(f"{child.name} cannot start{words}")

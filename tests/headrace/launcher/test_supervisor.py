@@ -139,7 +139,7 @@ def test_repeated_early_deaths_raise_with_the_last_log_line(
 
 
 def test_refused_settings_raise_at_once(timed_supervisor: Supervisor, clock: MovedClock, tmp_path: Path) -> None:
-    code = "import sys; print('error: model x has no config.json', flush=True); sys.exit(2)"
+    code = "import sys; print('error: model x has no config.json\\nlogged later', flush=True); sys.exit(2)"
     worker = child("worker", code, tmp_path)
     timed_supervisor.add(worker)
     with pytest.raises(ConfigError, match=r"worker cannot start: model x has no config\.json"):

@@ -102,6 +102,7 @@ class ActiveRequest:
     def enter_engine(self) -> None:
         """Note that the engine has it."""
         self.in_engine, self.prepared = True, time.monotonic() - self.held_since
+        self.spans.enter_engine()
 
     def time_left(self, deadline: float) -> float:
         """Return the seconds until `deadline`, a time of the server's clock.

@@ -204,7 +204,6 @@ class Worker:
             return
         self._engine.add(prepared)
         active.enter_engine()
-        active.spans.enter_engine()
         deadline = active.delivery.request.deadline
         if deadline is not None:
             active.deadline_timer = self._loop.call_later(

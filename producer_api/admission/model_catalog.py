@@ -137,8 +137,9 @@ class ModelCatalog:
             return self._snapshot
 
     async def _closed(self, traffic: Traffic) -> Mapping[str, Gate]:
-        """Return the gates that are not open, of the models whose gates matter here."""
-        names = {branch.model for split in traffic.splits.values() for branch in split.branches}
+        """Return the gates that are not open, of the default model and of those that others may stand in for."""
+        splits = [split.branches for split in traffic.splits.values() if len(split.branches) > 1]
+        names = {branch.model for branches in splits for branch in branches}
         names |= {self.served_model} - {""}
         return await self._queues.closed(sorted(names)) if names else {}
 

@@ -86,8 +86,9 @@ async def test_a_notice_is_found_after_junk(
     assert not any(b"/notice" in head for head in heads)
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
 async def test_a_service_that_hangs_is_given_up_and_asked_again(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, cloud: str
 ) -> None:
     monkeypatch.setattr(spot_notices, "POLL_S", 0)
     monkeypatch.setattr(spot_notices.Metadata.ask, "__kwdefaults__", {"method": "GET", "limit": 0.01})
@@ -105,7 +106,7 @@ async def test_a_service_that_hangs_is_given_up_and_asked_again(
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    changed = settings.model_copy(update={"spot_notices": "azure", "spot_notices_url": f"http://{host}:{port}"})
+    changed = settings.model_copy(update={"spot_notices": cloud, "spot_notices_url": f"http://{host}:{port}"})
     async with server, asyncio.timeout(LIMIT_S):
         task = asyncio.create_task(wait_for_notice(changed))
         await asked.wait()

@@ -6,6 +6,7 @@ Pure ASGI, so that streams pass through untouched.
 from __future__ import annotations
 
 import time
+from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,7 +42,7 @@ class RequestId:
         headers = dict(scope["headers"])
         client = self._proxies.client((scope.get("client") or ("",))[0], headers)
         state = scope.setdefault("state", {})
-        state["match"] = self._endpoints.match(scope["method"], scope["raw_path"].decode("latin-1"))
+        state["match"] = self._endpoints.match(scope["method"], _sent_path(scope))
         scope["path"] = state["match"].path  # so that no inner layer sees another spelling of the same path
         facts = state["facts"] = RequestFacts(client, time.perf_counter())
         state["send"] = send  # the server's own, for a stream's frames: only their head passes every layer
@@ -54,6 +55,12 @@ class RequestId:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def _sent_path(scope: Scope) -> str:
+    """Return the path as it was sent; the ASGI specification lets servers leave it out."""
+    raw: bytes | None = scope.get("raw_path")
+    return quote(scope["path"]) if raw is None else raw.decode("latin-1")
 
 
 class RequestLog:

@@ -77,5 +77,8 @@ def main() -> None:
     try:
         app()
     except HeadraceError as error:
+        from shared.runtime.logging import settle_logs
+
+        settle_logs()  # the launcher reports a child's last line
         stderr.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True, highlight=False)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

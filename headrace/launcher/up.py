@@ -123,10 +123,10 @@ class Up:
     def _start(self) -> None:
         check_exposure(self._settings)
         self._check_min_workers()
-        self.port = self._claim(self._settings.host, self.port)
-        self._admin_port = self._claim(self._settings.admin_host, self._admin_port)
+        self.port = self._claim(self._settings.host, self.port, "port")
+        self._admin_port = self._claim(self._settings.admin_host, self._admin_port, "admin_port")
         if self._grpc_port is not None:
-            self._grpc_port = self._claim(self._settings.host, self._grpc_port)
+            self._grpc_port = self._claim(self._settings.host, self._grpc_port, "grpc_port")
         if self._server is not None:
             self._server.start()
             self._keeper = ServerKeeper(self._server, self._print)
@@ -153,9 +153,11 @@ class Up:
             repository = settings.model_copy(update={"embedding_model": None, "metrics_port": port})
             self._spawn("worker", repository, "-repository")
 
-    def _claim(self, host: str, port: int) -> int:
+    def _claim(self, host: str, port: int, setting: str) -> int:
         """Reserve a port until the end, as its server starts later and may be restarted. Raises ConfigError."""
-        self._reserved.append(claim_port(host, port))
+        if port in [each.getsockname()[1] for each in self._reserved]:
+            raise ConfigError(f"{setting} {port} is the port of another server too; choose another", param=setting)
+        self._reserved.append(claim_port(host, port, setting))
         claimed: int = self._reserved[-1].getsockname()[1]
         return claimed
 
@@ -337,12 +339,12 @@ async def record_exit(settings: Settings, model: str | None, death: Death) -> No
         await backend.close()
 
 
-def claim_port(host: str, port: int) -> socket.socket:
+def claim_port(host: str, port: int, setting: str = "port") -> socket.socket:
     """Return the reservation of `port`, or of a free port for 0. Raises ConfigError."""
     try:
         return reserve_port(host, port or free_port(host))
     except OSError as error:
         raise ConfigError(
-            f"port {port} on {host} cannot be used ({error.strerror}): stop the program on it, or set --port",
-            param="port",
+            f"{setting} {port} on {host} cannot be used ({error.strerror}): stop what uses it, or choose another",
+            param=setting,
         ) from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from urllib.parse import quote
 
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,7 +48,7 @@ class RequestId:
         headers = dict(scope["headers"])
         client = self._proxies.client((scope.get("client") or ("",))[0], headers)
         state = scope.setdefault("state", {})
-        state["match"] = self._endpoints.match(scope["method"], scope["raw_path"].decode("latin-1"))
+        state["match"] = self._endpoints.match(scope["method"], _sent_path(scope))
         scope["path"] = state["match"].path  # so that no inner layer sees another spelling of the same path
         facts = state["facts"] = RequestFacts(client, time.perf_counter())
         state["send"] = send  # the server's own, for a stream's frames: only their head passes every layer
@@ -60,6 +61,12 @@ class RequestId:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def _sent_path(scope: Scope) -> str:
+    """Return the path as it was sent; the ASGI specification lets servers leave it out."""
+    raw: bytes | None = scope.get("raw_path")
+    return quote(scope["path"]) if raw is None else raw.decode("latin-1")
 
 
 class RequestLog:

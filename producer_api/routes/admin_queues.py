@@ -21,7 +21,6 @@ from shared.queue.survey import Gate, QueueSurvey, QueueView, view_of
 
 MAX_QUEUES = 100  # that one call describes
 MAX_TENANTS = 200  # of one queue; with more, shares are unknown
-MAX_KNOWN = 2000  # tenants of a queue among which one is looked for
 MAX_HELD = 500  # requests that workers hold, of one queue, whose tenants are counted
 TENANTS_IN_LIST = 20  # of each queue
 
@@ -114,8 +113,7 @@ async def _check_tenant(context: Context, name: str, tenant: str) -> None:
     """Raise NotFound for a tenant that owns no API key, and of which the queue knows nothing."""
     if tenant == ANONYMOUS.tenant and not context.settings.auth:
         return
-    survey = await context.backend.queues.survey(name, MAX_KNOWN)
-    if any(each.tenant == tenant for each in survey.tenants):
+    if await context.backend.queues.knows(name, tenant):
         return
     if context.settings.auth and await ApiKeys(context.database, b"").list(tenant=tenant):
         return

@@ -33,6 +33,7 @@ async def _measure(context: Context) -> None:
         context.metrics.redis_up.set(1)
     except Unavailable as error:
         context.metrics.redis_up.set(0)
+        context.metrics.show_queues({})  # what they were says nothing about the present
         log.warning("queues_not_measured", error=error.message)
 
 

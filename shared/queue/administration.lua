@@ -86,6 +86,18 @@ function commands.survey()
   return reply
 end
 
+-- group, lanes, tenant -> 1 if it has a gate, waits or was served lately
+function commands.knows()
+  if redis.call('HEXISTS', gates, ':' .. ARGV[4]) == 1 then return 1 end
+  for class = 1, CLASSES do
+    if redis.call('ZSCORE', lanes[class], ARGV[4]) then return 1 end
+    for period = -1, 0 do
+      if redis.call('ZSCORE', served_key(period), class .. ':' .. ARGV[4]) then return 1 end
+    end
+  end
+  return 0
+end
+
 -- group, lanes, most -> ids of held requests
 function commands.holding()
   local ids, most, seen_entries, cursor = {}, tonumber(ARGV[4]), 0, '0'

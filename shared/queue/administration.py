@@ -42,6 +42,9 @@ class QueueAdministration(Protocol):
     async def survey(self, model: str, most_tenants: int) -> QueueSurvey:
         """Return the state of a queue, with at most so many tenants."""
 
+    async def knows(self, model: str, tenant: str) -> bool:
+        """Return True if a tenant is paused or draining, waits, or was served lately."""
+
     async def holding(self, model: str, most: int) -> list[str]:
         """Return the ids of some requests that workers hold."""
 
@@ -89,6 +92,9 @@ class RedisQueueAdministration:
             [_tenant(row) for row in rows],
             bool(more),
         )
+
+    async def knows(self, model: str, tenant: str) -> bool:
+        return bool(await self._run("knows", model, tenant))
 
     async def holding(self, model: str, most: int) -> list[str]:
         return [job_id.decode() for job_id in await self._run("holding", model, most)]
@@ -165,6 +171,11 @@ class MemoryQueueAdministration:
             tenants,
             len(names) > most_tenants,
         )
+
+    async def knows(self, model: str, tenant: str) -> bool:
+        queue = self._transport.queue(model)
+        served = any(name == tenant for _, name in queue.served_lately(self._transport.now()))
+        return tenant in queue.gates or bool(queue.waiting(tenant)) or served
 
     async def holding(self, model: str, most: int) -> list[str]:
         return [held.request.id for held in self._transport.queue(model).held.values()][:most]

@@ -11,6 +11,7 @@ from rich.console import Console
 from headrace.launcher.supervisor import Supervisor
 from headrace.launcher.up import Up
 from shared.errors import ConfigError
+from shared.runtime.sockets import free_port
 from shared.settings import load
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,3 +40,14 @@ def test_a_signal_during_the_stop_hastens_it(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(ConfigError, match="min_workers"):
         Up(settings, own_server=True, verbose=False, console=Console(quiet=True)).run()
     assert hastened == [True]
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("setting", ["admin_port", "grpc_port"])
+def test_a_port_of_two_servers_is_refused_by_its_setting(tmp_path: Path, setting: str) -> None:
+    port = free_port("127.0.0.1")
+    flags = {"model": "scripted", "data_dir": tmp_path, "port": port, setting: port}
+    settings = load(flags).settings
+    with pytest.raises(ConfigError, match=f"^{setting} {port} is the port of another server") as refused:
+        Up(settings, own_server=True, verbose=False, console=Console(quiet=True)).run()
+    assert refused.value.param == setting

@@ -100,6 +100,8 @@ async def test_the_api_recovers_from_a_redis_outage(settings: Settings, tmp_path
     worker = ScriptedWorker(backend)
     await worker.announce()
     async with serving(settings, backend) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
+        admin = administering(create_app(settings, backend))
+        assert "headrace_queue_waiting{" in (await admin.get("/metrics")).text
         server.stop()
         for method, path, body in (
             ("POST", "/v1/chat/completions", chat()),
@@ -112,13 +114,15 @@ async def test_the_api_recovers_from_a_redis_outage(settings: Settings, tmp_path
             assert ticks.seconds < 2
             assert response.headers["retry-after"]
         assert (await http.get("/live")).status_code == 200
-        async with administering(create_app(settings, backend)) as admin:
-            assert "headrace_api_redis_up 0.0" in (await admin.get("/metrics")).text
+        text = (await admin.get("/metrics")).text
+        assert "headrace_api_redis_up 0.0" in text
+        assert "headrace_queue_waiting{" not in text, "stale levels"
         server.start()
         await worker.announce()
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat()))
         await worker.answer("back")
         assert (await asked).json()["choices"][0]["message"]["content"] == "back"
+        await admin.aclose()
     await backend.close()
     server.stop()
 

@@ -193,6 +193,15 @@ async def test_a_survey_shows_shares_and_ages(backend: Backend) -> None:
     assert few.classes == view.classes  # of all tenants
 
 
+async def test_a_tenant_is_known_while_it_matters(backend: Backend) -> None:
+    await publish(backend, "waits")
+    await backend.queues.set_gate(MODEL, "paused", "paused")
+    known = [await backend.queues.knows(MODEL, each) for each in ("waits", "paused", "wait", "")]
+    assert known == [True, True, False, False]
+    await pull(backend.transport, 1)
+    assert await backend.queues.knows(MODEL, "waits")  # it was served
+
+
 async def test_shares_are_unknown_if_the_survey_left_out_tenants(backend: Backend) -> None:
     for tenant in ("a", "b", "c"):
         await publish(backend, tenant, priority=PriorityClass.BATCH)

@@ -66,8 +66,10 @@ def shadow(
 
 def compare(name: Name, url: AdminUrl, api_key: ApiKey = None, as_json: Json = False) -> None:
     """Compare the outputs and latencies of requests and their shadow copies."""
+    from headrace.client.operations import segment
+
     with client_at(url, api_key) as client:
-        found = client.administer("GET", f"/admin/models/{name}/comparison")
+        found = client.administer("GET", f"/admin/models/{segment(name)}/comparison")
     if as_json:
         print_json(found)
         return
@@ -93,11 +95,13 @@ def _set(
     as_json: bool,
 ) -> None:
     """Set or remove a rule, and print the server's answer."""
+    from headrace.client.operations import segment
+
     if (body is None) is not remove:
         raise ConfigError("either a model or --remove must be given")
     with client_at(url, api_key) as client:
         method = "DELETE" if remove else "POST"
-        found = client.administer(method, f"/admin/models/{name}/{rule}", body)
+        found = client.administer(method, f"/admin/models/{segment(name)}/{rule}", body)
     if as_json:
         print_json(found)
     elif remove:

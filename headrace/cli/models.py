@@ -94,8 +94,10 @@ def unload(
 def _order(
     model: str, action: str, parameters: dict[str, Any], url: str, api_key: str | None, as_json: bool
 ) -> None:
+    from headrace.client.operations import segment
+
     with client_at(url, api_key, LOAD_RETRY_S) as client:
-        client.administer("POST", f"/v2/repository/models/{model}/{action}", {"parameters": parameters})
+        client.administer("POST", f"/v2/repository/models/{segment(model)}/{action}", {"parameters": parameters})
     if as_json:
         print_json({"model": model, "action": action})
     else:

@@ -22,7 +22,7 @@ from headrace.client.stream_readers import (
     error_from_body,
     json_object,
 )
-from shared.errors import HeadraceError, QueueFull, Unavailable
+from shared.errors import ConfigError, HeadraceError, QueueFull, Unavailable
 
 KEEPALIVE = "keepalive"
 NO_CONTENT = 204
@@ -193,7 +193,12 @@ def _read_items(reader: StreamReader, budget: RetryBudget) -> Flow[None]:
 
 
 def segment(name: str) -> str:
-    """Return a name as one segment of a path: `..` or a slash in it must not lead to another path."""
+    """Return a name as one segment of a path: `..` or a slash in it must not lead to another path.
+
+    Raises ConfigError for an empty one: without it, the path is that of all items.
+    """
+    if not name:
+        raise ConfigError("an id or a name must not be empty")
     return quote(name, safe="", errors="surrogateescape") if name.strip(".") else name.replace(".", "%2E")
 
 

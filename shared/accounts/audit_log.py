@@ -18,6 +18,7 @@ from shared.redis.script import Script
 
 MAX_ACTIONS = 10_000
 MAX_TARGET_CHARS = 512
+PAGE = 200  # actions that are read together
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -76,13 +77,19 @@ class RedisAuditLog:
             await self._script("add", [keys.AUDIT], msgspec.json.encode(action), MAX_ACTIONS)
 
     async def list(self, most: int, *, before: tuple[int, int] | None = None) -> Sequence[Entry]:
-        end = "+" if before is None else f"({before[0]}-{before[1]}"
-        async with self._server.reaching("the audit log"):
-            found: list[bytes] = await self._script("list", [keys.AUDIT], end, most)
-        pairs = zip(found[::2], found[1::2], strict=True)
-        read = self._server.foreign.read
-        actions = ((entry_id, read("audit", entry_id, partial(_decode, action))) for entry_id, action in pairs)
-        return [Entry.from_action(entry_id.decode(), action) for entry_id, action in actions if action is not None]
+        entries: list[Entry] = []
+        while len(entries) < most:  # entries of another program are passed over
+            end = "+" if before is None else f"({before[0]}-{before[1]}"
+            async with self._server.reaching("the audit log"):
+                found: list[bytes] = await self._script("list", [keys.AUDIT], end, PAGE)
+            for entry_id, text in zip(found[::2], found[1::2], strict=True):
+                before = _order(entry_id.decode())
+                action = self._server.foreign.read("audit", entry_id, partial(_decode, text))
+                if action is not None:
+                    entries.append(Entry.from_action(entry_id.decode(), action))
+            if len(found) < 2 * PAGE:
+                break
+        return entries[:most]
 
 
 class MemoryAuditLog:

@@ -115,13 +115,17 @@ end
 -- group, lanes, end of the range as XREVRANGE takes it, most -> the stream id and request id of accepted requests,
 -- newest first
 function commands.recent()
-  local found = {}
-  for _, entry in ipairs(redis.call('XREVRANGE', recent, ARGV[4], '-', 'COUNT', ARGV[5])) do
-    local id = entry[2][2]
-    if entry[2][1] == 'i' and id and is_id(id) then
-      found[#found + 1] = entry[1]
-      found[#found + 1] = id
+  local found, last, most, looked = {}, ARGV[4], tonumber(ARGV[5]), 0
+  repeat -- as long as other programs' entries are passed over: a short page means that there are no more
+    local page = redis.call('XREVRANGE', recent, last, '-', 'COUNT', most)
+    for _, entry in ipairs(page) do
+      local id = entry[2][2]
+      if entry[2][1] == 'i' and id and is_id(id) and #found < 2 * most then
+        found[#found + 1] = entry[1]
+        found[#found + 1] = id
+      end
+      last, looked = '(' .. entry[1], looked + 1
     end
-  end
+  until #page < most or #found >= 2 * most or looked >= MAX_SCANNED
   return found
 end

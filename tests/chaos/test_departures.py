@@ -4,56 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from pathlib import Path
 
-import httpx
+import grpc
 import pytest
 
-from shared.models.drain_orders import DrainOrders
+from producer_api.rpc.external_scaler_pb2 import ScaledObjectRef
 from shared.queue.administration import RedisQueueAdministration
 from shared.redis.client import RedisServer
-from tests.support.cluster import Cluster, running
+from shared.redis.embedded import HOST
+from shared.runtime.sockets import free_ports
+from tests.support.cluster import running
+from tests.support.departures import handed_over, order_to_leave
+from tests.support.grpc_client import Client
 from tests.support.stream_load import Load
 from tests.support.waiting import LIMIT_S
 
 STREAMS = 64
-DRAIN = (sys.executable, "-m", "headrace", "worker", "drain", "--now", "--json")
+DRAIN = (sys.executable, "-m", "headrace", "worker", "drain", "--all", "--now", "--json")
 
 pytestmark = pytest.mark.slow
 
 
-async def drain(cluster: Cluster) -> float:
-    """Order the first worker to leave at once, and return the seconds until its process is gone."""
-    [leaving, _] = cluster.workers
-    async with asyncio.timeout(LIMIT_S):  # the API reads the registry once a second
-        while not (
-            names := [name for name in await workers_of(cluster) if name.split("-")[-2] == str(leaving.pid)]
-        ):
-            await asyncio.sleep(0.05)
-    server = RedisServer.connect(cluster.store.url, timeout=LIMIT_S)
-    try:
-        began = time.monotonic()
-        await DrainOrders(server).place(names, "now")
-        assert await leaving.ended() == 0
-        return time.monotonic() - began
-    finally:
-        await server.client.aclose(close_connection_pool=True)
-
-
-async def workers_of(cluster: Cluster) -> list[str]:
-    async with httpx.AsyncClient() as client:
-        found = (await client.get(f"{cluster.urls[0]}/health")).json()["workers"]
-    return [each["id"] for each in found]
-
-
 async def test_a_drain_order_loses_no_stream(tmp_path: Path) -> None:
     async with running(tmp_path, apis=1, workers=2, grace=60) as cluster:
+        leaving = cluster.workers[0]
         load = Load(cluster.client, streams=STREAMS, tokens=60, pace=50, total=STREAMS)
         async with load, asyncio.timeout(LIMIT_S):
             await load.progress()
-            await drain(cluster)
+            await order_to_leave(leaving, cluster.store.url)
+            assert await leaving.ended() == 0
         assert len(load.answers) == STREAMS
+        assert handed_over(tmp_path / f"{leaving.name}.log") > 0
 
 
 async def test_closing_the_queue_under_load_loses_no_stream(tmp_path: Path) -> None:
@@ -81,16 +63,34 @@ async def test_closing_the_queue_under_load_loses_no_stream(tmp_path: Path) -> N
 
 
 async def test_scaling_to_zero_under_load_loses_nothing(tmp_path: Path) -> None:
-    """Given streams on all workers, both leave by orders; a worker that starts later completes the answers."""
-    async with running(tmp_path, apis=1, workers=2, grace=60, scalable_models="scripted") as cluster:
-        load = Load(cluster.client, streams=16, tokens=40, pace=50, total=16)
+    """Given a model without workers, KEDA's stream reports its first requests. The worker that they start leaves
+    under load; its answers keep the model active, and the next worker completes them.
+    """
+    [port] = free_ports(HOST, 1)
+    environment = {"api": {"HEADRACE_GRPC_PORT": str(port)}}
+    settings = {"grace": 60, "scalable_models": "scripted"}
+    async with (
+        running(tmp_path, apis=1, workers=0, environment=environment, **settings) as cluster,
+        grpc.aio.insecure_channel(f"{HOST}:{port}") as channel,
+    ):
+        scaler, worker = Client(channel, port), cluster.add("worker", cluster.apis[0].environment)
+        model = ScaledObjectRef(name="so", namespace="ns", scalerMetadata={"model": "scripted"})
+        await asyncio.wait_for(channel.channel_ready(), LIMIT_S)
+        stream = scaler.StreamIsActive(model)
+        assert (await stream.read()).result is False
+        load = Load(cluster.client, streams=16, tokens=100, pace=50, total=16)
         async with load:
+            assert (await stream.read()).result is True
+            await worker.start()
             await load.progress()
-            ordering = await asyncio.create_subprocess_exec(
-                *DRAIN, "--all", "--redis-url", cluster.store.url, stdout=asyncio.subprocess.DEVNULL
-            )
-            for worker in cluster.workers:
-                await worker.ended()
-            assert await ordering.wait() == 0
-            await cluster.workers[0].start()
+            await order_to_leave(worker, cluster.store.url)
+            assert await worker.ended() == 0
+            assert (await scaler.IsActive(model)).result is True
+            await worker.start()
         assert len(load.answers) == 16
+        assert handed_over(tmp_path / f"{worker.name}.log") > 0
+        assert (await stream.read()).result is False
+        draining = await asyncio.create_subprocess_exec(
+            *DRAIN, "--redis-url", cluster.store.url, stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await worker.ended() == await draining.wait() == 0

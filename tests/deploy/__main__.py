@@ -166,7 +166,7 @@ def check_all(prometheus: Prometheus) -> int:
         state, reason = check(prometheus, expression)
         counts[state] += 1
         if state != "data":
-            print(f"{state:8}{expression.kind:7}{expression.place}: {reason}")
+            print(f"{state:8}{expression.kind:8}{expression.place}: {reason}")
     unhealthy = [f"{rule['name']}: {rule['lastError']}" for rule in prometheus.rules() if rule["health"] == "err"]
     firing = sorted({found["metric"]["alertname"] for found in prometheus.query('ALERTS{alertstate="firing"}')})
     print(f"{counts['data']} expressions return data, {counts['empty']} are rightly empty here", end=", ")

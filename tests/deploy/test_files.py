@@ -60,6 +60,27 @@ def test_services_are_confined(name: str) -> None:
     assert name in OWN or re.search(r"\d+\.\d+\.\d+", tag)
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_have_a_health_check(name: str) -> None:
+    assert name in OWN or SERVICES[name]["healthcheck"]["test"]
+
+
+def test_prometheus_scrapes_what_compose_runs() -> None:
+    """Given the targets of prometheus.yml, each is a name of a service that serves metrics on that port."""
+    aliases = {
+        name: {name, *each.get("networks", {}).get("default", {}).get("aliases", ())} for name, each in OWN.items()
+    }
+    jobs = yaml.safe_load(read("deploy/prometheus/prometheus.yml"))["scrape_configs"]
+    targets = {
+        name: found["port"] for job in jobs for found in job.get("dns_sd_configs", ()) for name in found["names"]
+    }
+    assert {name for name in aliases if not aliases[name] & set(targets)} == set()
+    assert f"HEADRACE_METRICS_PORT={targets['worker']}" in read("Dockerfile")
+    assert SERVICES["api"]["environment"]["HEADRACE_ADMIN_PORT"] == targets["api"]
+    assert SERVICES["tasks"]["environment"]["HEADRACE_TASKS_METRICS_PORT"] == targets["tasks"]
+    assert f"HEADRACE_HOST=0.0.0.0 HEADRACE_TASKS_METRICS_PORT={targets['tasks']}" in read("Dockerfile")
+
+
 def test_compose_waits_until_processes_have_drained() -> None:
     assert {each["stop_grace_period"] for each in OWN.values()} == {f"{grace() + KILL_MARGIN_S:.0f}s"}
 

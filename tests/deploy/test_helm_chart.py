@@ -10,36 +10,19 @@ import kubernetes_validate
 import pytest
 
 from shared.settings import Settings
-from tests.support.helm_chart import CHART, ChartError, check_values, default_values, merged, objects, render
+from tests.support.helm_chart import (
+    CHART,
+    EVERYTHING,
+    KEDA,
+    ChartError,
+    check_values,
+    default_values,
+    merged,
+    objects,
+    render,
+)
 
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor"}  # not Kubernetes' own
-KEDA = {"autoscaling": {"keda": {"enabled": True, "tokensPerReplica": 2_000_000}}}
-EVERYTHING: dict[str, Any] = {
-    "settings": {"grace": 12.5, "log_tokens": 1_048_576, "plans": {"free": {"requests": "60/minute"}}},
-    "files": {"create": True},
-    "tasks": {"enabled": True},
-    "monitoring": {"enabled": True, "adminKey": {"name": "admin"}},
-    "podAnnotations": {"example.com/team": "llm"},
-    "workers": [
-        {"name": "small", "model": "smollm2", "replicas": 2},
-        {
-            "name": "large",
-            "model": "/models/large",
-            "servedModelName": "large",
-            "replicas": 1,
-            "gpus": 2,
-            "nodeSelector": {"gpu": "h200"},
-            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
-            "resources": {"limits": {"memory": "64Gi"}},
-            "settings": {"grace": 60},
-            "autoscaling": {"hpa": {"enabled": True}},
-            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
-            "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
-        },
-        {"name": "rare", "model": "rare", "replicas": 1, **KEDA},
-        {"name": "tables", "replicas": 1, "settings": {"model_repository": "/models"}},
-    ],
-}
 Objects = dict[tuple[str, str], dict[str, Any]]
 
 
@@ -77,7 +60,7 @@ def test_names_are_unique(everything: Objects) -> None:
 
 def test_every_variable_is_a_setting(everything: Objects) -> None:
     known = {f"HEADRACE_{name.upper()}" for name in Settings.model_fields}
-    assert {name for pod in pods(everything).values() for name in environment(pod)} - known == set()
+    assert {name for pod in pods(everything).values() for name in environment(pod)} - known == {"KEDA_API_KEY"}
 
 
 def test_settings_are_read_as_they_were_meant(everything: Objects) -> None:
@@ -94,7 +77,7 @@ def test_settings_are_read_as_they_were_meant(everything: Objects) -> None:
 
 def test_processes_get_the_secrets_that_they_use(everything: Objects) -> None:
     for name, pod in pods(everything).items():
-        secrets = {key for key, value in environment(pod).items() if value == "secret"}
+        secrets = {key for key, value in environment(pod).items() if value == "secret"} - {"KEDA_API_KEY"}
         accounts = {"HEADRACE_DATABASE_URL", "HEADRACE_KEY_PEPPER"} if name.endswith(("-api", "-tasks")) else set()
         assert secrets == {"HEADRACE_REDIS_URL"} | accounts
 
@@ -138,6 +121,7 @@ def test_scaled_deployments_leave_replicas_to_the_scaler(everything: Objects) ->
             "scalerAddress": "prod-headrace-api.llm.svc:9000",
             "model": "rare",
             "tokensPerReplica": "2000000",
+            "apiKeyFromEnv": "KEDA_API_KEY",
         },
     }
     metrics = everything["HorizontalPodAutoscaler", "prod-headrace-large"]["spec"]["metrics"]
@@ -216,6 +200,14 @@ def test_wrong_values_are_refused(over: dict[str, Any], message: str) -> None:
             {"workers": [{"name": "a", "replicas": 1, "autoscaling": {
                 "hpa": {"enabled": True}, "keda": {"enabled": True}}}]},
             "both autoscaling.hpa and autoscaling.keda",
+        ),
+        (
+            {"workers": [{"name": "a", "model": "/a", "replicas": 1, "autoscaling": {"hpa": {"enabled": True}}}]},
+            "autoscaling of a needs servedModelName",
+        ),
+        (
+            {"workers": [{"name": "a", "model": "a", "replicas": 1, "autoscaling": {"keda": {"enabled": True}}}]},
+            "autoscaling.keda of a needs adminKey.name",
         ),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from shared.errors import ConfigError
 from shared.kafka import topics
 from shared.kafka.connection import consumer
 from shared.kafka.message import Outgoing
+from shared.models.drain_orders import DrainOrders
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import Message, Tools
 from shared.redis import keys
@@ -33,6 +35,8 @@ from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
 from workers.kafka.transactional_writer import TransactionalWriter
 from workers.scripted_engine import ScriptedTokenizer, expected, text_of
+
+TOKENS = 40
 
 
 def answer(prompt: str, tokens: int = 3) -> str:
@@ -270,21 +274,30 @@ def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-async def test_a_killed_worker_loses_no_result(bench: Bench, settings: Settings, backend: Backend) -> None:
-    """Given 30 running requests, if their worker is killed, another completes each once, with all its tokens."""
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "ordered"])
+async def test_a_worker_that_leaves_loses_no_result(
+    bench: Bench, settings: Settings, backend: Backend, killed: bool
+) -> None:
+    """Given 30 running requests, if their worker is killed or must leave, another completes each once and whole."""
     prompts = [f"[pace 150] p{i}" for i in range(30)]
     with process(settings) as first:
-        await bench.asend(*(bench.ask(p, event_id=p, max_tokens=20) for p in prompts))
+        await bench.asend(*(bench.ask(p, event_id=p, max_tokens=TOKENS) for p in prompts))
         async with asyncio.timeout(LIMIT_S):
             while not await begun(backend, 30):
                 await asyncio.sleep(0.05)
-        first.kill()
-        first.wait()
+        if killed:
+            first.kill()
+        else:
+            assert backend.server is not None
+            workers = await backend.registry.workers()
+            await DrainOrders(backend.server).place([worker.id for worker in workers], "now")
+        assert first.wait(LIMIT_S) == (-signal.SIGKILL if killed else 0)
+        assert await begun(backend, 30)  # the next worker completes them
         with process(settings):
             results = await bench.results_by_event(30)
     assert {subject: len(jobs) for subject, jobs in results.items()} == dict.fromkeys(prompts, 1)
     for prompt, [job] in results.items():
-        assert job["choices"][0]["text"] == answer(prompt, 20)
+        assert job["choices"][0]["text"] == answer(prompt, TOKENS)
 
 
 async def begun(backend: Backend, count: int) -> bool:

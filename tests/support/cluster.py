@@ -24,6 +24,7 @@ from tests.support.stream_client import Client
 from tests.support.waiting import LIMIT_S
 
 ROLES = ("api", "worker")
+WORKER_READY = "worker_ready"
 
 
 class Cluster:
@@ -102,17 +103,24 @@ class Cluster:
             await asyncio.gather(task, return_exceptions=True)
 
     def add(
-        self, role: str, environment: Mapping[str, str], *, python: str = sys.executable, limit: float = LIMIT_S
+        self,
+        role: str,
+        environment: Mapping[str, str],
+        *,
+        python: str = sys.executable,
+        limit: float = LIMIT_S,
+        worker_ready: str = WORKER_READY,
     ) -> Node:
         """Add a process, without starting it.
 
         Args:
             python: the interpreter that runs it.
             limit: seconds that its start may take.
+            worker_ready: log event by which a worker reports that it is ready.
         """
         siblings, ready = {
             "api": (self.apis, "listening"),
-            "worker": (self.workers, "worker_ready"),
+            "worker": (self.workers, worker_ready),
             "tasks": (self.tasks, "tasks_ready"),
         }[role]
         name = f"{role}-{len(siblings) + 1}"
@@ -132,6 +140,7 @@ async def running(
     environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     worker_python: str = sys.executable,
     start_limit: float = LIMIT_S,
+    worker_ready: str = WORKER_READY,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """Run a cluster until the body ends, and yield it once all its processes are ready.
@@ -141,6 +150,7 @@ async def running(
         environment: additional environment variables by role.
         worker_python: the interpreter of the workers.
         start_limit: seconds that the start of a process may take.
+        worker_ready: log event by which a worker reports that it is ready.
         settings: settings of all processes.
     """
     cluster = Cluster(folder, appendfsync)
@@ -162,7 +172,7 @@ async def running(
             variables = {f"HEADRACE_{name.upper()}": str(value) for name, value in (common | own).items()}
             python = worker_python if role == "worker" else sys.executable
             added = variables | dict(environment.get(role, {}))
-            cluster.add(role, added, python=python, limit=start_limit).spawn()
+            cluster.add(role, added, python=python, limit=start_limit, worker_ready=worker_ready).spawn()
         await asyncio.gather(*(node.serving() for node in cluster.nodes))
         yield cluster
 

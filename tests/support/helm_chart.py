@@ -22,6 +22,35 @@ CHART = ROOT / "deploy" / "helm" / "headrace"
 INCLUDE = re.compile(r'\binclude ("[\w.]+")')
 RELEASE = {"Name": "prod", "Namespace": "llm", "Service": "Helm"}
 
+# values that enable every part of the chart
+KEDA = {"autoscaling": {"keda": {"enabled": True, "tokensPerReplica": 2_000_000, "adminKey": {"name": "admin"}}}}
+EVERYTHING: dict[str, Any] = {
+    "settings": {"grace": 12.5, "log_tokens": 1_048_576, "plans": {"free": {"requests": "60/minute"}}},
+    "files": {"create": True},
+    "tasks": {"enabled": True},
+    "monitoring": {"enabled": True, "adminKey": {"name": "admin"}},
+    "podAnnotations": {"example.com/team": "llm"},
+    "workers": [
+        {"name": "small", "model": "smollm2", "replicas": 2},
+        {
+            "name": "large",
+            "model": "/models/large",
+            "servedModelName": "large",
+            "replicas": 1,
+            "gpus": 2,
+            "nodeSelector": {"gpu": "h200"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "resources": {"limits": {"memory": "64Gi"}},
+            "settings": {"grace": 60},
+            "autoscaling": {"hpa": {"enabled": True}},
+            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+            "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
+        },
+        {"name": "rare", "model": "rare", "replicas": 1, **KEDA},
+        {"name": "tables", "replicas": 1, "settings": {"model_repository": "/models"}},
+    ],
+}
+
 
 class ChartError(Exception):
     """A template failed, or the schema refuses the values."""

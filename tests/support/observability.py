@@ -1,4 +1,4 @@
-"""The rules and dashboards of `deploy/`: their PromQL expressions, and the metrics that these use."""
+"""The rules and dashboards of `deploy/`, and its rules of the adapter: their PromQL, and the metrics in it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
 RULE_TESTS = sorted((ROOT / "deploy/prometheus/tests").glob("*.yml"))
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
+ADAPTER = ROOT / "deploy/kubernetes/prometheus-adapter.yaml"
+ADAPTED = {"<<.LabelMatchers>>": "", "<<.GroupBy>>": "pod"}  # as the adapter fills them in, for all objects
 VARIABLES = {"model": ".*", "class": ".*", "__rate_interval": "1m"}
 # a metric's name stands before { or [, or is followed by neither ( nor a character of a name
 SELECTOR = re.compile(r"\b(?P<name>(?:headrace|redis|process)[:_][\w:]+|up)\b(?P<labels>\{[^}]*\})?")
@@ -27,7 +29,7 @@ class Expression:
 
     place: str
     text: str
-    kind: str  # alert, record or panel
+    kind: str  # alert, record, panel or adapter
 
     def selectors(self) -> set[tuple[str, str]]:
         """Return the names of metrics that it reads, each with its label matchers as they are written."""
@@ -51,6 +53,12 @@ def expressions() -> Iterator[Expression]:
             for target in panel["targets"]:
                 text = re.sub(r"\$(\w+)", lambda found: VARIABLES[found[1]], target["expr"])
                 yield Expression(f"{board['title']}: {panel['title']}", text, "panel")
+    adapter = yaml.safe_load(ADAPTER.read_text())["rules"]
+    for rule in adapter["custom"] + adapter["external"]:
+        text = rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].partition("{")[0])
+        for placeholder, value in ADAPTED.items():
+            text = text.replace(placeholder, value)
+        yield Expression(rule["name"]["as"], text, "adapter")
 
 
 def alert_names() -> list[str]:

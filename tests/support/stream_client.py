@@ -137,7 +137,7 @@ class Client:
                 raise Violated(f"a submit got {status}: {said}")
             self.refusals += 1
             await asyncio.sleep(PAUSE_S)
-        raise Violated(f"no replica accepted a job for {PATIENCE_S} s")
+        raise Violated(f"no replica accepted a job for {PATIENCE_S} s; the last said {status}: {said}")
 
     async def follow(self, answer: Answer, url: str | None = None) -> Answer:
         """Read to the end; resume on the next replica after every broken connection. Raises Violated."""

@@ -31,7 +31,13 @@ def test_arrivals_of_a_file_are_compared_and_plotted(tmp_path: Path) -> None:
     assert list(found["policies"]) == ["fixed", "keda"]
     assert found["policies"]["keda"]["wait_p99_s"] == pytest.approx(60.0)
     assert found["policies"]["fixed"]["slo"] == 1.0
-    ET.parse(plot)
+    drawn = {kind: ET.parse(plot).findall(f".//{{*}}{kind}") for kind in ("polyline", "text")}
+    fixed, keda = (
+        [point.split(",")[1] for point in line.get("points", "").split()] for line in drawn["polyline"][:2]
+    )
+    assert len(set(fixed)) == 1  # ten workers at all times, also between two samples
+    assert len(set(keda)) > 1
+    assert "cost, worker hours" in {text.text for text in drawn["text"]}
     assert "keda" in run("--arrivals", str(arrivals))
 
 

@@ -1,4 +1,4 @@
-"""`headrace doctor`: the device that the engine will use."""
+"""`headrace doctor`: the device that the engine will use, and the model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from headrace.doctor.checks import examine
 from headrace.doctor.finding import Finding
+from shared.models.model_store import PACKAGED, REVISION
 from shared.settings import load
 
 CARD = "NVIDIA H100"
@@ -28,9 +29,13 @@ def add_program(folder: Path, name: str) -> None:
     (folder / name).touch(mode=0o755)
 
 
-def device(**given: str) -> Finding:
+def finding(what: str, **given: object) -> Finding:
     findings = examine(load({"model": "scripted", "port": 0, **given}))
-    return next(finding for finding in findings if finding.what == "device")
+    return next(finding for finding in findings if finding.what == what)
+
+
+def device(**given: str) -> Finding:
+    return finding("device", **given)
 
 
 def test_without_a_gpu_the_device_is_the_cpu(folder: Path) -> None:
@@ -63,3 +68,15 @@ def test_what_triton_lacks_is_reported(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
     found = device()
     assert (found.status, found.remedy) == ("warning", "install Triton")
+
+
+@pytest.mark.parametrize("model", PACKAGED)
+def test_a_packaged_model_is_found_where_it_is_set_up(tmp_path: Path, model: str) -> None:
+    """Given no model in the cache, none is downloaded; given a complete one, it is the folder of the worker."""
+    found = finding("model", model=model, cache_dir=tmp_path)
+    assert (found.status, found.found) == ("warning", f"{model} is not set up yet")
+    folder = tmp_path / "models" / f"revision-{REVISION}" / model
+    folder.mkdir(parents=True)
+    assert finding("model", model=model, cache_dir=tmp_path) == found  # as a killed process leaves it
+    (folder / "revision").write_text(REVISION)
+    assert finding("model", model=model, cache_dir=tmp_path) == Finding("model", "ok", f"{model}: {folder}")

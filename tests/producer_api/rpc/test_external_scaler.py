@@ -170,3 +170,15 @@ def test_the_definition_has_kedas_names_and_numbers() -> None:
     assert numbers["MetricSpec"] == [("metricName", 1), ("targetSize", 2), ("targetSizeFloat", 3)]
     assert numbers["MetricValue"] == [("metricName", 1), ("metricValue", 2), ("metricValueFloat", 3)]
     assert numbers["GetMetricsRequest"] == [("scaledObjectRef", 1), ("metricName", 2)]
+
+
+@pytest.mark.parametrize("auth", [False, True])
+async def test_a_method_of_newer_releases_is_unimplemented(
+    settings: Settings, backend: Backend, auth: bool
+) -> None:
+    """Given KEDA's StreamMetricSpec, KEDA goes on without it only for this status, and retries after any other."""
+    async with serving(settings.model_copy(update={"auth": auth}), backend) as (_, client):
+        begin = client.channel.unary_stream(
+            "/externalscaler.ExternalScaler/StreamMetricSpec", request_serializer=ScaledObjectRef.SerializeToString
+        )
+        assert (await refusal(begin(ref(), timeout=LIMIT_S))).code() is grpc.StatusCode.UNIMPLEMENTED

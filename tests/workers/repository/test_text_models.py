@@ -15,7 +15,7 @@ from tests.support.encoder_checkpoints import save_encoder
 from tests.support.fakes import answer, end_of, make_request, submit
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
 from tests.support.waiting import LIMIT_S
-from tests.support.worker_harness import answer_tokens, expected_tokens
+from tests.support.worker_harness import answer_tokens, expected_tokens, wait_for_tokens
 from workers.repository.serving.model_settings import model_settings
 
 CHAT = """
@@ -64,6 +64,20 @@ async def test_a_changed_model_is_replaced_without_a_failure(hosts: HostHarness)
             await asyncio.sleep(0.01)
         await asyncio.gather(*callers)
     assert set(ends) == {("completed", None)}
+
+
+async def test_a_process_that_must_leave_hands_its_answers_over(hosts: HostHarness) -> None:
+    """Given an answer that would take long, and a grace time that allows it, another process continues it."""
+    write_config(hosts.root, "chat", CHAT)
+    request = msgspec.structs.replace(make_request("[pace 20] hello", max_tokens=40), model="chat")
+    options = {"model_memory": "8GiB", "grace": 3600}
+    async with hosts.host(**options) as leaving:
+        await submit(hosts.backend, request)
+        await wait_for_tokens(hosts.backend, request, 2)
+        leaving.drain(0)
+    assert (await hosts.backend.transport.depth("chat")).held == 1  # it has not ended
+    async with hosts.host(**options):
+        assert answer_tokens(await answer(hosts.backend, request.id)) == expected_tokens(request)
 
 
 async def test_a_model_that_is_no_model_says_so(hosts: HostHarness) -> None:

@@ -123,6 +123,27 @@ securityContext:
 {{- end }}
 
 
+{{- /* A number as the text that a trigger's metadata needs: floats of Helm must not become 2e+06. */}}
+{{- define "headrace.number" -}}
+{{- if and (kindIs "float64" .) (ne (toString (floor .)) (toString .)) -}}
+{{- toString . | quote -}}
+{{- else -}}
+{{- int64 . | toString | quote -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Names of the models that may have no workers, for the setting scalable_models. */}}
+{{- define "headrace.scalable" -}}
+{{- $names := list -}}
+{{- range .Values.workers -}}
+{{- $keda := dig "autoscaling" "keda" (dict) . -}}
+{{- if and (dig "enabled" "" $keda) (eq (int (default 0 (dig "minReplicas" "" $keda))) 0) -}}
+{{- $names = append $names (dig "servedModelName" (dig "model" "" .) .) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $names -}}
+{{- end }}
+
 {{- /* Whether a model may have no workers: the API must then be ready without one. */}}
 {{- define "headrace.readiness" -}}
 {{- $path := "/ready" -}}

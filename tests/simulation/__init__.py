@@ -1,0 +1,1 @@
+"""`scripts/check-sim`: a real run at small scale beside its simulation."""

@@ -112,9 +112,6 @@ local function pauses_since(tenant, entered)
   return shown(found)
 end
 
--- -> the beginning of a stay as JSON
-local function entering(behind) return string.format('[%s,%s]', as_seconds(ticks()), behind) end
-
 -- -> the stay in a payload as JSON, and when it began; nil if an earlier version wrote it
 local function stay_in(payload)
   local stay, entered = string.match(payload, '^{"stay":(%b[])'), nil

@@ -57,7 +57,7 @@ function commands.publish()
   local born, payload = string.format('%d', promised or now * 1000), ARGV[10]
   local waits = number('n#1') + number('n#2') + number('n#3') > 0
   local behind = waits and backlog(class, tenant, ahead_of(class, tenant, order)) or 'null'
-  payload = table.concat({ '{"stay":', entering(behind), ',', string.sub(payload, 2) })
+  payload = table.concat({ string.format('{"stay":[%.5f,%s],', now, behind), string.sub(payload, 2) })
   redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, payload }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
   redis.call('ZADD', lane_of(class, tenant), order, id)

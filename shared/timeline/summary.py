@@ -56,9 +56,11 @@ def _prompt(timeline: Timeline) -> str:
 
 
 def _queue(timeline: Timeline) -> str:
-    if not timeline.queue:
-        return ", where nothing else waited: no worker had room" if timeline.positions else ""
-    first = timeline.queue[0]
+    if not timeline.positions:
+        return ""
+    first = next((each for each in timeline.queue if each.at == timeline.positions[0].at), None)
+    if first is None:
+        return ", where nothing else waited: no worker had room"
     place = f"position {first.position} of class {timeline.priority}"
     now = f", and is at position {timeline.queue[-1].position} now" if len(timeline.queue) > 1 else ""
     return f", which it entered at {place}, beside {_beside(first)}{now}"

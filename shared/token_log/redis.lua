@@ -189,7 +189,7 @@ function commands.note_alone()
 end
 
 -- lease epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms,
--- owner, finish reason or '', prompt or '', mark of this run as JSON or ''.
+-- owner, finish reason or '', prompt or '', and with some the mark of this run as JSON.
 -- The owner is compared too: a store that lost its last second may give an epoch a second time.
 -- -> 1 written (now, or by the same call before), 0 refused, 2 if another program deleted or extended the log
 function commands.append()
@@ -207,10 +207,10 @@ function commands.append()
   if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
   if not write(last, ARGV[6], ARGV[7], first == 0) then return 2 end
   redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
-  local marked, begins = ARGV[15] ~= '', tokens > 0 and not known[3]
-  local time = (marked or begins) and now()
-  if marked then
-    redis.call('HSET', state, 'mark:' .. ARGV[2], time .. ' ' .. ARGV[15], 'logged_at', time)
+  local mark, begins = ARGV[15], tokens > 0 and not known[3]
+  local time = (mark or begins) and now()
+  if mark then
+    redis.call('HSET', state, 'mark:' .. ARGV[2], time .. ' ' .. mark, 'logged_at', time)
     if known[3] then redis.call('HSETNX', state, 'first:' .. ARGV[2], time) end
   end
   if begins then redis.call('HSET', state, 'first_token_at', time) end

@@ -181,7 +181,7 @@ class RedisTokenLog:
             append.lease.owner,
             event.finish,
             _pack_ids(append.prompt),
-            encode(append.mark) if append.mark else "",
+            *((encode(append.mark),) if append.mark else ()),
         )
 
     async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:

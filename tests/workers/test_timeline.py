@@ -40,6 +40,7 @@ async def test_a_lost_worker_and_its_successor_appear(harness: Harness, backend:
         await answer(backend, request.id)
     found = await timeline(backend, request)
     events = {event.name: event for event in found.events}
+    assert "queued" in events, "the worker recorded the stay"
     assert (events["worker_lost"].worker, events["worker_lost"].tokens) == ("dead", 2)
     assert (events["taken_over"].worker, events["taken_over"].tokens) == ("next", 2)
     assert (found.workers_lost, found.completion_tokens) == (1, 8)

@@ -10,6 +10,7 @@ from shared.backend import Backend
 from shared.protocol import Backlog, PriorityClass, Stay
 from shared.queue import interface
 from shared.queue.interface import USUAL_TTFT_TARGET_S, Transport
+from shared.queue.memory_history import MAX_STEPS
 from shared.redis import keys
 from tests.support.fakes import MODEL, lapse, make_request
 from tests.support.queue_calls import pull
@@ -108,6 +109,8 @@ async def test_positions_are_bounded(
     times = [at for at, _ in known(found.stay).positions]
     assert 2 < len(times) <= 12
     assert times == sorted(times)
+    if backend.server is not None:
+        assert len((await backend.redis.hget(keys.counters(MODEL), "steps")).split()) <= MAX_STEPS
 
 
 async def test_pauses_of_model_and_tenant_are_known(backend: Backend, transport: Transport) -> None:

@@ -200,6 +200,15 @@ def test_a_waiting_request_shows_its_positions_and_share() -> None:
     assert found.summary.endswith(", and is at position 2 now.")
 
 
+def test_a_request_that_waits_alone_waits_for_a_worker() -> None:
+    alone = Backlog(position=1, by_class=(0, 0, 0), own=0, tenants=1, tokens=0, own_tokens=0)
+    found = timeline_of(marks(), START + 4, Wait(alone, Stay(START)))
+    assert found.summary == (
+        "4.0 s of 4.0 s so far (100 %) went into waiting in the queue, where nothing else waited: no worker had "
+        "room."
+    )
+
+
 def test_a_request_in_a_paused_queue_shows_since_when() -> None:
     wait = Wait(BEHIND, Stay(START + 1, None, (), ((START + 2, None),)))
     found = timeline_of(marks(), START + 8, wait)

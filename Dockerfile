@@ -27,15 +27,15 @@ COPY --from=wheel /wheels /wheels
 RUN python -m venv /opt/headrace
 
 FROM packages AS api-packages
-RUN pip install --no-compile --constraint /constraints.txt "$(ls /wheels/headrace-*.whl)[grpc,kafka,postgres]" \
+RUN pip install --no-compile --constraint /constraints.txt "$(ls /wheels/headrace-*.whl)[grpc,kafka,postgres,otel]" \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/headrace
 
 FROM packages AS tasks-packages
-RUN pip install --no-compile --constraint /constraints.txt "$(ls /wheels/headrace-*.whl)[tasks,postgres]" \
+RUN pip install --no-compile --constraint /constraints.txt "$(ls /wheels/headrace-*.whl)[tasks,postgres,otel]" \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/headrace
 
 FROM packages AS worker-packages
-RUN pip install --no-compile --constraint /constraints.txt "$(ls /wheels/headrace-*.whl)[worker,convert,kafka]" \
+RUN pip install --no-compile --constraint /constraints.txt "$(ls /wheels/headrace-*.whl)[worker,convert,kafka,otel]" \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/headrace
 
 FROM ${PYTHON_IMAGE} AS base

@@ -156,24 +156,9 @@ class MemoryTokenLog:
         started = answer.record.started_at or now
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
         answer.begin_run(attempt, now)
-        lost_alone = self._count_losses(answer, attempt, alone, moved)
+        lost_alone = answer.count_losses(attempt, self._max_attempts, alone=alone, moved=moved)
         history, prompt = tuple(answer.events), answer.prompt
         return Lease(job_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone, prompt)
-
-    def _count_losses(self, answer: MemoryAnswer, attempt: int, alone: bool, moved: bool) -> int:
-        """Count the lost workers, and return `lost_alone` of the new lease.
-
-        On its last attempt a request runs apart from others like it, so that a token proves it innocent. If it has
-        not moved to another worker, its worker lives and only lost time, which is no evidence.
-        """
-        evidence = 0
-        if answer.attempt and attempt > answer.attempt:
-            produced = answer.seq > answer.seq_then
-            answer.losses = (0 if produced and answer.losses == self._max_attempts - 1 else answer.losses) + 1
-            answer.lost_alone = answer.lost_alone + 1 if answer.alone and moved else 0
-            evidence = 0 if produced else answer.lost_alone
-        answer.attempt, answer.seq_then, answer.alone = attempt, answer.seq, alone
-        return evidence
 
     async def note_stay(self, job_id: str, stay: Stay) -> None:
         if answer := self._find(job_id):

@@ -39,6 +39,21 @@ class MemoryAnswer:
         if len(self.runs) > MAX_RUNS:
             del self.runs[1]
 
+    def count_losses(self, attempt: int, most: int, *, alone: bool, moved: bool) -> int:
+        """Count the lost workers, of which there may be `most`, and return `lost_alone` of the new lease.
+
+        On its last attempt a request runs apart from others like it, so that a token proves it innocent. If it has
+        not moved to another worker, its worker lives and only lost time, which is no evidence.
+        """
+        evidence = 0
+        if self.attempt and attempt > self.attempt:
+            produced = self.seq > self.seq_then
+            self.losses = (0 if produced and self.losses == most - 1 else self.losses) + 1
+            self.lost_alone = self.lost_alone + 1 if self.alone and moved else 0
+            evidence = 0 if produced else self.lost_alone
+        self.attempt, self.seq_then, self.alone = attempt, self.seq, alone
+        return evidence
+
     def note_append(self, now: float, mark: RunMark | None, *, begun: bool) -> None:
         """Note an append; `begun`: the request had tokens before."""
         if mark is None or not self.runs:

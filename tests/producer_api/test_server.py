@@ -264,18 +264,13 @@ async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     of_models = {f"/admin/models/{{name}}/{rest}" for rest in ("comparison", "shadow", "split")}
     repository = {"/admin/models", "/admin/traffic", *of_models, *ORDERS}
     views = {f"/admin/{view}" for view in ("overview", "requests", "queues", "workers", "audit")}
-    views |= {
-        "/admin/requests/{job_id}",
-        "/v1/jobs/{job_id}/timeline",
-        "/admin/workers/{worker_id}",
-        "/admin/scaling/{name}",
-    }
+    views |= {"/admin/requests/{job_id}", "/admin/workers/{worker_id}", "/admin/scaling/{name}"}
     gates = {
         f"/admin/queues/{{name}}{tenant}/{action}"
         for tenant in ("", "/tenants/{tenant_name}")
         for action in ("pause", "resume", "drain")
     }
-    operation = views | gates | {"/admin/queues/{name}"}
+    operation = views | gates | {"/admin/queues/{name}", "/v1/jobs/{job_id}/timeline"}
     shared = {"/health", "/live", "/ready", "/metrics"}
     assert set(document["paths"]) == shared | letters | sleep | repository | operation
     assert set(references(document)) <= set(document["components"]["schemas"])

@@ -124,8 +124,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
         administering(create_app(api_settings, api)) as admin,
         httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
     ):
-        target = {"x-headrace-ttft-target-ms": "60000"}
-        jobs = [await submit(http), await submit(http), await submit(http, target)]
+        jobs = [await submit(http, headers) for headers in ({}, {}, {"x-headrace-ttft-target-ms": "60000"})]
         assert (await post(http, "/v1/jobs", prompt="x")).status_code == 503  # full
         assert (await http.delete(f"/v1/jobs/{jobs[0]}")).json().get("state") == "cancelled"
         assert "headrace" in (await admin.get("/metrics")).text
@@ -160,8 +159,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
     await worker.token_log.adopt([Adoption(taken, "t/0/0", create=True)], "hr:notify:w")
     assert worker.limits is not None
     await Ledger.from_settings(worker_settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
-    await worker.transport.publish(taken)
-    await worker.transport.publish(make_request())  # behind it
+    await worker.transport.publish_many([taken, make_request()])
     await worker.token_log.read(taken.id)
     await worker.registry.leave("w")
 

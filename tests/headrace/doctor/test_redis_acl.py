@@ -160,6 +160,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
     assert worker.limits is not None
     await Ledger.from_settings(worker_settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
     await worker.transport.publish_many([taken, make_request()])
+    await worker.transport.depth(MODEL)  # of a repository: what waits for a model that is not loaded
     await worker.token_log.read(taken.id)
     await worker.registry.leave("w")
 

@@ -30,8 +30,8 @@ for what is not a request to a model), `route` is a path template, empty for unk
 they were sent, and methods are no labels. One metric has at most 1000 series; further ones are counted together
 under the label value `other`.
 
-The levels of queues are absent while Redis cannot be reached, and `headrace_queue_wait_estimate_seconds` if nothing was
-pulled for 150 s. `metrics_port` serves 16 connections at a time; a further one ends the oldest.
+The levels of queues are absent while Redis cannot be reached, and `headrace_queue_wait_estimate_seconds` if nothing
+was pulled for 150 s. `metrics_port` serves 16 connections at a time; a further one ends the oldest.
 
 With `triton_metrics`, a worker of a model repository also shows Triton's metrics (`nv_…`).
 

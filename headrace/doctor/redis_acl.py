@@ -24,7 +24,9 @@ _API = (
     "hkeys hscan hsetnx pttl sadd scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers "
     "xlen xpending xreadgroup xrevrange zrank zrevrange zrevrank"
 )
-_WORKER = "hsetnx pttl sadd smembers xack xclaim xdel xgroup|create xlen xpending xreadgroup zincrby zremrangebyscore"
+_WORKER = (
+    "hsetnx pttl sadd smembers xack xclaim xdel xgroup|create xlen xpending xreadgroup zincrby zremrangebyscore"
+)
 _TASKS = (  # with those of Celery
     "hkeys pttl zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch "
     "watch"

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
 
-from shared.errors import IdempotencyKeyReused, InvalidRequest
+from shared.errors import IdempotencyKeyReused, InvalidRequest, NotFound, Unavailable
 from shared.locks.locks import Locks
 from shared.metrics.api import DUPLICATES
 from shared.metrics.series import Values
@@ -30,6 +31,18 @@ QUOTED = r'"((?:[ !#-\[\]-~]|\\["\\])*)"'  # an RFC 9651 string
 # parameters of the string, which mean nothing here, with a number, date, token, bytes, boolean or string as value
 VALUE = rf"(?:@?-?\d{{1,15}}(?:\.\d{{1,3}})?|[A-Za-z*][!#$%&'*+.^_`|~:/\w-]*|:[A-Za-z0-9+/=]*:|\?[01]|{QUOTED})"
 QUOTED_KEY = re.compile(rf"{QUOTED}(?:; *[a-z*][a-z0-9_.*-]*(?:={VALUE})?)*", re.ASCII)
+
+
+@contextmanager
+def reading_joined() -> Iterator[None]:
+    """Raise Unavailable for NotFound: a joined request was deleted since, as one is that was lost before it ran.
+
+    The key may then be sent again, and makes a new request.
+    """
+    try:
+        yield
+    except NotFound:
+        raise Unavailable(f"the request of this {HEADER} was lost before it ran; send it again") from None
 
 
 @dataclass(frozen=True)

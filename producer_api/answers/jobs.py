@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from producer_api.admission.gateway import Admission
-from producer_api.admission.idempotency import IdempotencyKey
+from producer_api.admission.idempotency import IdempotencyKey, reading_joined
 from producer_api.auth.principal import Principal
 from producer_api.schemas.jobs import JobSubmission
 from producer_api.services import Context
@@ -47,10 +47,11 @@ async def submit(
 
 
 async def submitted(context: Context, admission: Admission) -> Job:
-    """Return the submitted job, or the existing one of its key. Raises NotFound, Unavailable."""
+    """Return the submitted job, or the existing one of its key. Raises Unavailable."""
     made = admission.request
     if admission.joined:
-        return await find(context, made.id, made.tenant)
+        with reading_joined():
+            return await find(context, made.id, made.tenant)
     return Job(
         id=made.id,
         model=made.model,

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.gateway import Admission
+from producer_api.admission.idempotency import reading_joined
 from producer_api.admission.parsed_body import ParsedBody, refuse_stream
 from producer_api.answers import stored_responses as stored
 from producer_api.answers.reply import Reply
@@ -145,9 +146,9 @@ async def _accepted(context: Context, request: Request, admission: Admission, as
     context.note(request.state.facts, made)
     if not admission.joined:
         return json_response(asked)
-    return json_response(
-        await stored.describe(context, await stored.find(context, asked.id, made.tenant)), headers=REPLAYED
-    )
+    with reading_joined():
+        found = await stored.find(context, asked.id, made.tenant)
+    return json_response(await stored.describe(context, found), headers=REPLAYED)
 
 
 def _listed(found: stored.StoredResponse, page: Page) -> ItemList:

@@ -9,8 +9,9 @@ import httpx
 import msgspec
 import pytest
 
-from producer_api.admission.gateway import STALE_KEY_AGE_S
+from producer_api.admission.gateway import STALE_KEY_AGE_S, Admission, Gateway
 from producer_api.admission.idempotency import IdempotencyKey, Identity
+from producer_api.background.sweeper import LOST
 from producer_api.schemas.jobs import JobSubmission
 from shared.backend import Backend
 from shared.errors import InvalidRequest
@@ -24,6 +25,7 @@ from tests.support.waiting import LIMIT_S
 QUEUES = ("redis", "kafka")
 
 BODY = {"model": MODEL, "prompt": "hi"}
+RESPONSE = {"model": MODEL, "input": "hi", "background": True}
 KEYED = {"idempotency-key": "k1"}
 
 
@@ -268,3 +270,24 @@ async def test_streams_that_cannot_be_resumed_are_refused(http: httpx.AsyncClien
     assert (await http.post(path, json=chat(stream=True), headers={**KEYED, **seen})).status_code == 404
     assert await backend.redis.keys("hr:hold:idempotency:*") == []
     assert (await backend.transport.depth(MODEL)).waiting == 0
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/jobs", BODY), ("/v1/responses", RESPONSE)])
+async def test_a_request_that_is_deleted_while_it_is_joined_may_be_sent_again(
+    http: httpx.AsyncClient, backend: Backend, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, object]
+) -> None:
+    """Not a 404, which would end the client's attempts: what is lost before it ran is deleted by the sweeper."""
+    sent = await http.post(path, json=body, headers=KEYED)
+    assert sent.is_success
+    join = Gateway.submit
+
+    async def join_and_lose(*arguments: object, **options: object) -> Admission:
+        admission = await join(*arguments, **options)  # type: ignore[arg-type]
+        assert await backend.token_log.close(admission.request.id, LOST)
+        await backend.token_log.forget(admission.request.id)
+        return admission
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gateway, "submit", join_and_lose)
+        lost = await http.post(path, json=body, headers=KEYED)
+    assert (lost.status_code, (await http.post(path, json=body, headers=KEYED)).is_success) == (503, True)

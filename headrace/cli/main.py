@@ -21,6 +21,7 @@ from headrace.cli import (
     models,
     processes,
     usage,
+    watermark,
 )
 from headrace.cli.options import Json, print_json, stderr
 from shared.errors import ConfigError, HeadraceError
@@ -60,6 +61,7 @@ app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
 app.add_typer(api_keys.app, name="keys", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(usage.usage)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=OPERATE)
+app.add_typer(watermark.app, name="watermark", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(version)
 app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
 

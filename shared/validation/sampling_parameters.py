@@ -20,6 +20,8 @@ _CHAT, _COMPLETIONS, _RESPONSES, _EMBEDDINGS, _JOBS, _LLM = Api
 _GENERATING = names_by_api(_CHAT, _COMPLETIONS, _JOBS, _LLM)
 _GENERATING_AND_RESPONSES = names_by_api(_CHAT, _COMPLETIONS, _RESPONSES, _JOBS, _LLM)
 
+_WATERMARKED = names_by_api(watermark=(_CHAT, _COMPLETIONS, _JOBS, _LLM), watermarking=(_CHAT, _COMPLETIONS, _LLM))
+
 LOGIT_BIAS = Parameter(
     "logit_bias",
     "object",
@@ -90,6 +92,13 @@ SAMPLING_PARAMETERS: tuple[Parameter, ...] = (
         minimum=0,
         maximum=1,
         above_minimum=True,
+    ),
+    Parameter(
+        "watermark",
+        "boolean",
+        "mark the answer with the installation's watermark, which `headrace watermark` detects",
+        _WATERMARKED,
+        default=False,
     ),
     Parameter(
         "presence_penalty",

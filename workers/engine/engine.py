@@ -73,7 +73,12 @@ class Engine:
         self._gpu_memory = GpuMemory(runner.device)
         self._vocab_size = vocab_size
         self._sequences = SequenceBuilder(
-            tokenizer, eos_token_ids, max_model_len=max_model_len, vocab_size=vocab_size, device=runner.device
+            tokenizer,
+            eos_token_ids,
+            max_model_len=max_model_len,
+            vocab_size=vocab_size,
+            device=runner.device,
+            watermark=config.watermark,
         )
         self._pool = BlockPool(num_blocks)
         self._prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
@@ -134,7 +139,12 @@ class Engine:
             max_model_len=size.max_model_len,
             num_blocks=size.num_blocks,
             fingerprint=fingerprint(
-                weights.result(), device, str(dtype), config.quantization, kernels_identity(kernels)
+                weights.result(),
+                device,
+                str(dtype),
+                config.quantization,
+                kernels_identity(kernels),
+                config.watermark.identity,
             ),
         )
 

@@ -76,6 +76,21 @@ class LogitsRules(Protocol):
         """
 
 
+class Watermark(Protocol):
+    """Mark of an installation on the tokens of an answer. It depends on the tokens alone, as a Matcher does."""
+
+    def bias(self, row: Tensor, tokens: list[int]) -> None:
+        """Raise the logits of the tokens that the mark prefers after `tokens`, in place.
+
+        Args:
+            row: [vocab] float32.
+            tokens: prompt and output.
+        """
+
+    def noise_key(self, tokens: list[int], num_prompt_tokens: int) -> tuple[int, int] | None:
+        """Return two words of 32 bits for the next draw; None for the ordinary ones."""
+
+
 class ToolParser(Protocol):
     """Incremental parser of the tool calls in a choice's text. Its state depends on that text alone."""
 

@@ -7,7 +7,7 @@ from itertools import count
 import torch
 
 from workers.engine.constraint_gate import ConstraintGate
-from workers.engine.interface import EngineRequest
+from workers.engine.interface import EngineRequest, Watermark
 from workers.engine.sampling.token_rules import TokenRules
 from workers.engine.sequence import Sequence
 from workers.engine.text.detokenizer import TextStream
@@ -26,12 +26,14 @@ class SequenceBuilder:
         max_model_len: int,
         vocab_size: int,
         device: torch.device,
+        watermark: Watermark,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         self._device = device
+        self._watermark = watermark
         self._arrivals = count()
 
     def build(self, request: EngineRequest) -> list[Sequence]:
@@ -61,6 +63,7 @@ class SequenceBuilder:
             eos_token_ids=self._eos_token_ids,
             text=text,
             rules=rules,
+            watermark=self._watermark if params.watermark else None,
             matcher=matcher,
             tool_parser=request.tool_parser() if request.tool_parser else None,
             reasoning_parser=reasoning,

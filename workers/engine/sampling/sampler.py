@@ -75,6 +75,8 @@ def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) 
         mask: the tokens that the rows with a grammar allow.
     """
     for row, sequence in zip(logits, sequences, strict=True):
+        if sequence.watermark is not None:  # first, as in TGI
+            sequence.watermark.bias(row, sequence.tokens)
         _penalize(row, sequence)
     if mask is not None:
         mask.apply(logits)
@@ -102,7 +104,12 @@ def takes_most_likely(sequence: Sequence) -> bool:
     """Return whether the model's most likely token is always the next one, whatever the tokens so far."""
     params = sequence.params
     penalized = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
-    restricted = sequence.rules is not None or sequence.matcher is not None or sequence.forced_token is not None
+    restricted = (
+        sequence.rules is not None
+        or sequence.watermark is not None
+        or sequence.matcher is not None
+        or sequence.forced_token is not None
+    )
     return _is_greedy(params) and not (penalized or params.logit_bias or restricted)
 
 
@@ -141,8 +148,13 @@ def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
         probs = probs.masked_fill(probs < thresholds(probs, params)[:, None], 0)
     if any(p.typical_p < 1.0 for p in params):
         probs = keep_typical(probs, params)
-    keys = [noise_key(s.params.seed, s.choice, s.num_output_tokens) for s in sequences]
+    keys = [_noise_key(sequence) for sequence in sequences]
     return (probs / exponentials(keys, probs.shape[1], logits.device)).argmax(-1)
+
+
+def _noise_key(sequence: Sequence) -> tuple[int, int]:
+    marked = sequence.watermark and sequence.watermark.noise_key(sequence.tokens, sequence.num_prompt_tokens)
+    return marked or noise_key(sequence.params.seed, sequence.choice, sequence.num_output_tokens)
 
 
 def thresholds(probs: Tensor, params: list[SamplingParams]) -> Tensor:

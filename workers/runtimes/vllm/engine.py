@@ -17,7 +17,7 @@ from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Token, TokenLogprobs
 from workers.engine.echo import Echo
 from workers.engine.grammar.support import load_grammar_support
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Watermark
 from workers.engine.request_check import check_prompt_length, check_request
 from workers.engine.sampling.logprobs import MIN_LOGPROB, spell, spell_next
 from workers.engine.sequence_builder import SequenceBuilder
@@ -56,6 +56,7 @@ class VllmEngine:
         fingerprint: str,
         max_num_seqs: int,
         native_sampling: bool,
+        watermark: Watermark,
     ) -> None:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
@@ -70,6 +71,7 @@ class VllmEngine:
             max_model_len=executor.max_model_len,
             vocab_size=executor.vocab_size,
             device=torch.device(executor.device_type),
+            watermark=watermark,
         )
         self._choices: dict[str, Choice] = {}  # that have not ended, by their id in vLLM
         self._unfinished: dict[str, list[Choice]] = {}  # the same by job id

@@ -43,7 +43,7 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
     eos = read_eos_token_ids(folder, parse_token_ids(executor.configured_eos))
     if tokenizer.eos_token_id is not None:
         eos |= {tokenizer.eos_token_id}
-    parts = ("vllm", vllm.__version__, identity(arguments))
+    parts = ("vllm", vllm.__version__, identity(arguments), config.watermark.identity)
     return VllmEngine(
         executor,
         tokenizer,
@@ -51,6 +51,7 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
         fingerprint=fingerprint(hash_weights(folder, config.cache_dir), torch.device(executor.device_type), *parts),
         max_num_seqs=settings.max_num_seqs,
         native_sampling=native_sampling,
+        watermark=config.watermark,
     )
 
 

@@ -66,13 +66,13 @@ class EngineFields(BaseModel):
     watermark_algorithm: WatermarkAlgorithm = Field(
         "green_list",
         description="mark of the answers to requests with `watermark`; green_list: TGI's, which prefers a share of "
-        "the vocabulary after each token; gumbel: it leaves the distribution of tokens as it is, and needs a "
+        "the vocabulary after each token; gumbel: leaves the distribution of answers as it is, and needs a "
         "temperature above 0",
     )
     watermark_key: SecretStr = Field(
         SecretStr("15485863"),
-        description="number from 1 to 4294967295 that the watermark depends on, the same for all workers; the "
-        "default is TGI's, which everybody knows",
+        description="secret integer from 1 to 4294967295, the same for all workers; the default is TGI's, which is "
+        "public",
     )
-    watermark_gamma: float = Field(0.5, ge=0.01, le=0.99, description="share of the vocabulary in a green list")
+    watermark_gamma: float = Field(0.5, ge=0.01, le=0.99, description="share of the vocabulary that is green")
     watermark_delta: float = Field(2.0, gt=0, le=100, description="addition to the logits of green tokens")

@@ -20,8 +20,6 @@ _CHAT, _COMPLETIONS, _RESPONSES, _EMBEDDINGS, _JOBS, _LLM = Api
 _GENERATING = names_by_api(_CHAT, _COMPLETIONS, _JOBS, _LLM)
 _GENERATING_AND_RESPONSES = names_by_api(_CHAT, _COMPLETIONS, _RESPONSES, _JOBS, _LLM)
 
-_WATERMARKED = names_by_api(watermark=(_CHAT, _COMPLETIONS, _JOBS, _LLM), watermarking=(_CHAT, _COMPLETIONS, _LLM))
-
 LOGIT_BIAS = Parameter(
     "logit_bias",
     "object",
@@ -96,8 +94,8 @@ SAMPLING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "watermark",
         "boolean",
-        "mark the answer with the installation's watermark, which `headrace watermark` detects",
-        _WATERMARKED,
+        "mark the answer with the server's watermark, which `headrace watermark detect` finds",
+        _GENERATING,
         default=False,
     ),
     Parameter(

@@ -12,7 +12,7 @@ import torch
 from shared.errors import ConfigError
 from shared.settings import QuantizationName, ReasoningParserName, Settings, user_folder
 from workers.engine.quantization.formats import FORMATS
-from workers.engine.sampling.watermark import TokenWatermark
+from workers.engine.sampling.watermark import GreenListMark, TokenMark, make_mark
 from workers.engine.scheduling.batching_policies import Scheduling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +69,7 @@ class EngineConfig:
     threads: int | None = None
     special_tokens_in_messages: bool = False
     special_tokens_in_prompts: bool = True
-    watermark: TokenWatermark = field(default_factory=TokenWatermark)
+    watermark: TokenMark = field(default_factory=GreenListMark)
 
     def tokenizer_options(self) -> dict[str, Any]:
         """Return the options of `Tokenizer`."""
@@ -82,7 +82,7 @@ class EngineConfig:
         common = {f.name for f in fields(cls)} & Settings.model_fields.keys() - {"model", "shared_weights"}
         shared = settings.workers > 1 if settings.shared_weights is None else settings.shared_weights
         given = {name: getattr(settings, name) for name in common}
-        return cls(folder, shared_weights=shared, watermark=TokenWatermark.from_settings(settings), **given)
+        return cls(folder, shared_weights=shared, watermark=make_mark(settings), **given)
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads"):

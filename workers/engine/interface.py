@@ -77,18 +77,25 @@ class LogitsRules(Protocol):
 
 
 class Watermark(Protocol):
-    """Mark of an installation on the tokens of an answer. It depends on the tokens alone, as a Matcher does."""
+    """Mark of an installation on the tokens of answers. It has no state."""
+
+    @property
+    def identity(self) -> str:
+        """Return what an answer depends on, without the key, which even a hash of it would give away."""
+
+    def check(self, params: SamplingParams) -> None:
+        """Raise InvalidRequest for a request whose answer cannot be marked."""
 
     def bias(self, row: Tensor, tokens: list[int]) -> None:
         """Raise the logits of the tokens that the mark prefers after `tokens`, in place.
 
         Args:
-            row: [vocab] float32.
+            row: [vocab] float32; values of minus infinity stay.
             tokens: prompt and output.
         """
 
-    def noise_key(self, tokens: list[int], num_prompt_tokens: int) -> tuple[int, int] | None:
-        """Return two words of 32 bits for the next draw; None for the ordinary ones."""
+    def noise_key(self, seed: int, choice: int, position: int) -> tuple[int, int]:
+        """Return two words of 32 bits for the draw of the token at this position of the output."""
 
 
 class ToolParser(Protocol):

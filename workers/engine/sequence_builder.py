@@ -39,8 +39,12 @@ class SequenceBuilder:
     def build(self, request: EngineRequest) -> list[Sequence]:
         """Return the choices of a request in their state after the tokens that earlier runs emitted.
 
-        Raises EngineFailed if the grammar does not accept one of them.
+        Raises:
+            EngineFailed: the grammar does not accept one of them.
+            InvalidRequest: the answer cannot be marked.
         """
+        if request.params.watermark:
+            self._watermark.check(request.params)
         rules = self._rules(request)
         choices = range(request.params.n if request.params.max_tokens != 0 else 1)  # one computes the prompt
         return [self._choice(request, choice, rules) for choice in choices]

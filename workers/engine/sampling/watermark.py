@@ -1,11 +1,8 @@
-"""Watermarks: a choice of tokens that whoever has the key can tell from text of another origin.
+"""Watermarks of answers: a green list of tokens, or random numbers that come from a key.
 
-Both kinds depend on the key and the tokens so far alone, so that an answer that another worker continues has the
-same mark. For a text, `watermark_detection` says how likely it would score as high without a mark.
-
-References: Kirchenbauer et al., https://arxiv.org/abs/2301.10226, with the generator of TGI,
-`server/text_generation_server/utils/watermark.py`; Aaronson's Gumbel mark,
-https://scottaaronson.blog/?p=6823.
+Both depend on the tokens, the seed and the position alone, so that an answer that another worker continues has the
+same mark. References: Kirchenbauer et al., https://arxiv.org/abs/2301.10226, with the generator of TGI,
+`server/text_generation_server/utils/watermark.py`; Kuditipudi et al., https://arxiv.org/abs/2307.15593.
 """
 
 from __future__ import annotations
@@ -18,89 +15,102 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from shared.errors import ConfigError
-from shared.settings import Settings, WatermarkAlgorithm
+from shared.errors import ConfigError, InvalidRequest
+from shared.protocol import SamplingParams
+from shared.settings import Settings
+from workers.engine.sampling.sampler import is_greedy, noise_key
 
-CONTEXT_TOKENS = 4  # that seed a draw of the Gumbel mark
 TGI_KEY = 15_485_863
-MAX_KEY = 2**32 - 1  # its product with a token id is a seed of torch
-KEPT_LISTS = 256  # green lists in memory
+MAX_KEY = 2**32 - 1  # torch's generator on a CPU uses this much of a seed
+KEPT_LISTS = 256  # green lists in memory, of one byte for each token of the vocabulary
+RING = 2**16  # draws of a key before they repeat; a power of 2
+STRIDE = 40_503  # between the choices of a request; odd, so that they all begin at different places
 
 
 @dataclass(frozen=True)
-class TokenWatermark:
-    """Watermark of an installation; whoever knows its key can detect the mark, and imitate it.
+class GreenListMark:
+    """TGI's mark: after each token, a share of the vocabulary is green, and its logits are raised.
 
     Attributes:
-        key: secret number from 1 to MAX_KEY.
-        gamma: share of the vocabulary in a green list.
+        key: from 1 to MAX_KEY; who has it can detect the mark, and imitate it.
+        gamma: share of the vocabulary that is green.
         delta: addition to the logits of green tokens.
     """
 
-    algorithm: WatermarkAlgorithm = "green_list"
     key: int = TGI_KEY
     gamma: float = 0.5
     delta: float = 2.0
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> TokenWatermark:
-        """Raises ConfigError for a key that is no number in range, without showing it."""
-        key = settings.watermark_key.get_secret_value()
-        if not (key.isascii() and key.isdecimal() and len(key) <= len(str(MAX_KEY)) and 0 < int(key) <= MAX_KEY):
-            raise ConfigError(f"watermark_key must be a number from 1 to {MAX_KEY}", param="watermark_key")
-        return cls(settings.watermark_algorithm, int(key), settings.watermark_gamma, settings.watermark_delta)
-
     @property
     def identity(self) -> str:
-        """What an answer depends on, without the key, which a short hash of it would tell."""
-        return f"{self.algorithm} {self.gamma} {self.delta}"
+        return f"green_list {self.gamma} {self.delta}"
+
+    def check(self, params: SamplingParams) -> None:
+        """Accept all requests."""
 
     def bias(self, row: Tensor, tokens: Tokens[int]) -> None:
-        """Add `delta` to the logits of the green tokens, in place, for a green list."""
-        if self.algorithm == "green_list":
-            row[green_list(self, tokens[-1], len(row)).to(row.device)] += self.delta
+        row.add_(green_list(self.key, self.gamma, tokens[-1], len(row)).to(row.device), alpha=self.delta)
 
-    def noise_key(self, tokens: Tokens[int], num_prompt_tokens: int) -> tuple[int, int] | None:
-        """Return the key of the Gumbel mark's draw; None where the draw is an ordinary one.
-
-        A mark needs a whole context in the answer, and one that is new in it: drawn from one context twice, an
-        answer would repeat itself.
-        """
-        if self.algorithm != "gumbel" or not is_new_context(tokens, num_prompt_tokens, len(tokens)):
-            return None
-        return context_key(self.key, tokens[-CONTEXT_TOKENS:])
+    def noise_key(self, seed: int, choice: int, position: int) -> tuple[int, int]:
+        return noise_key(seed, choice, position)
 
 
 @lru_cache(KEPT_LISTS)
-def green_list(config: TokenWatermark, previous: int, vocab: int) -> Tensor:
-    """Return the ids of the tokens that are green after `previous`, as TGI draws them on a CPU."""
-    generator = torch.Generator().manual_seed(config.key * previous)
-    return torch.randperm(vocab, generator=generator)[: int(vocab * config.gamma)]
+def green_list(key: int, gamma: float, previous: int, vocab: int) -> Tensor:
+    """Return which tokens are green after `previous`, as TGI draws them on a CPU: [vocab] bool."""
+    generator = torch.Generator().manual_seed(key * previous)
+    green = torch.zeros(vocab, dtype=torch.bool)
+    green[torch.randperm(vocab, generator=generator)[: int(vocab * gamma)]] = True
+    return green
 
 
-def is_new_context(tokens: Tokens[int], start: int, end: int) -> bool:
-    """Return True if the context before `end` lies in tokens[start:end], and nowhere else in them."""
-    first = end - CONTEXT_TOKENS
-    if first < start:
-        return False
-    context, earlier = tokens[first:end], _places(tokens, tokens[first], start, first)
-    return all(tokens[at : at + CONTEXT_TOKENS] != context for at in earlier)
+@dataclass(frozen=True)
+class GumbelMark:
+    """Mark that leaves the distribution of each answer as it is: its draws come from a key instead of the seed.
+
+    The key has a ring of draws, one for each position. The seed and the choice say where on the ring an answer
+    begins.
+
+    Attributes:
+        key: as that of a green list.
+    """
+
+    key: int = TGI_KEY
+
+    @property
+    def identity(self) -> str:
+        return "gumbel"
+
+    def check(self, params: SamplingParams) -> None:
+        if is_greedy(params) or params.top_k == 1:
+            raise InvalidRequest(
+                "watermark needs a temperature and a top_p above 0, and a top_k other than 1, on this server: its "
+                "mark (gumbel) is in the draw of tokens",
+                param="watermark",
+            )
+
+    def bias(self, row: Tensor, tokens: Tokens[int]) -> None:
+        """Leave the logits as they are."""
+
+    def noise_key(self, seed: int, choice: int, position: int) -> tuple[int, int]:
+        start = noise_key(seed, 0, 0)[1] + choice * STRIDE
+        return ring_key(self.key, (start + position) % RING)
 
 
-def _places(tokens: Tokens[int], token: int, start: int, end: int) -> list[int]:
-    places: list[int] = []
-    at = start
-    while True:
-        try:
-            at = tokens.index(token, at, end)
-        except ValueError:
-            return places
-        places.append(at)
-        at += 1
-
-
-def context_key(key: int, context: Tokens[int]) -> tuple[int, int]:
-    """Return two words of 32 bits for `sampler.exponentials`."""
-    parts = b"".join(token.to_bytes(4, "little") for token in context)
-    words = hashlib.blake2b(parts, digest_size=8, key=key.to_bytes(8, "little")).digest()
+def ring_key(key: int, place: int) -> tuple[int, int]:
+    """Return the two words of 32 bits at a place of the key's ring; see `sampler.uniforms`."""
+    words = hashlib.blake2b(place.to_bytes(4, "little"), digest_size=8, key=key.to_bytes(8, "little")).digest()
     return int.from_bytes(words[:4], "little"), int.from_bytes(words[4:], "little")
+
+
+TokenMark = GreenListMark | GumbelMark
+
+
+def make_mark(settings: Settings) -> TokenMark:
+    """Return the mark of the settings. Raises ConfigError for a key out of range, without showing it."""
+    text = settings.watermark_key.get_secret_value()
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_KEY)) and 0 < int(text) <= MAX_KEY):
+        raise ConfigError(f"watermark_key must be an integer from 1 to {MAX_KEY}", param="watermark_key")
+    if settings.watermark_algorithm == "gumbel":
+        return GumbelMark(int(text))
+    return GreenListMark(int(text), settings.watermark_gamma, settings.watermark_delta)

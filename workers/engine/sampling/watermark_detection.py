@@ -1,4 +1,4 @@
-"""Detection of watermarks in token ids."""
+"""Detection of watermarks in token ids: the probability that other tokens score as high."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
-from workers.engine.sampling.sampler import exponentials
-from workers.engine.sampling.watermark import (
-    CONTEXT_TOKENS,
-    TokenWatermark,
-    context_key,
-    green_list,
-    is_new_context,
-)
+from workers.engine.sampling.sampler import key_words, uniforms
+from workers.engine.sampling.watermark import RING, GreenListMark, GumbelMark, TokenMark, green_list, ring_key
+
+SHORTEST_PART = 32  # tokens; parts of a text down to this size are scored alone, too
+MAX_GUMBEL_TOKENS = 2**14  # of a text that are scored, since each is compared with all places of the ring
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,10 @@ class Detection:
     """Evidence for a watermark.
 
     Attributes:
-        scored: tokens that could be scored; a text of few says little.
+        scored: number of the tokens with the strongest evidence; a few tell little.
         score: for a green list, the share of green tokens; for the Gumbel mark, the mean of -log(1 - u), which is 1
-            in other texts.
-        p_value: probability that a text without the mark scores as high.
+            on average for other tokens.
+        p_value: probability that tokens without the mark score as high.
     """
 
     scored: int
@@ -35,38 +33,81 @@ class Detection:
     p_value: float
 
 
-def detect(config: TokenWatermark, tokens: Tokens[int], vocab: int) -> Detection:
-    """Score a text's tokens. Repeated pairs or contexts count once, as they are not independent.
+def detect(mark: TokenMark, tokens: Tokens[int], vocab: int) -> Detection:
+    """Score the tokens of a text.
 
     Args:
         vocab: size of the model's logits.
     """
-    score = _detect_green if config.algorithm == "green_list" else _detect_gumbel
-    return score(config, tokens, vocab)
+    if isinstance(mark, GreenListMark):
+        return _detect_green(mark, tokens, vocab)
+    return _GumbelDetector(mark, tokens[:MAX_GUMBEL_TOKENS]).detect()
 
 
-def _detect_green(config: TokenWatermark, tokens: Tokens[int], vocab: int) -> Detection:
-    """Test the number of green tokens against a binomial distribution, by its normal approximation."""
-    pairs = set(pairwise(tokens))
+def _detect_green(mark: GreenListMark, tokens: Tokens[int], vocab: int) -> Detection:
+    """Compare the number of green tokens with a binomial distribution.
+
+    A pair of tokens that occurs again counts once, since its color is no new evidence.
+    """
+    pairs = sorted(set(pairwise(tokens)))
     if not pairs:
         return Detection(0, 0.0, 1.0)
-    green = sum(bool((green_list(config, previous, vocab) == token).any()) for previous, token in sorted(pairs))
-    share = int(vocab * config.gamma) / vocab
-    deviation = math.sqrt(len(pairs) * share * (1 - share))
-    # half a token less, since the normal distribution stands for a discrete one
-    z = (green - 0.5 - len(pairs) * share) / deviation
-    return Detection(len(pairs), green / len(pairs), 0.5 * math.erfc(z / math.sqrt(2)))
+    green = sum(bool(green_list(mark.key, mark.gamma, previous, vocab)[token]) for previous, token in pairs)
+    share = int(vocab * mark.gamma) / vocab
+    return Detection(len(pairs), green / len(pairs), binomial_tail(len(pairs), green, share))
 
 
-def _detect_gumbel(config: TokenWatermark, tokens: Tokens[int], vocab: int) -> Detection:
-    """Test the sum of -log(1 - u) of the tokens' draws u against a gamma distribution."""
-    places = [end for end in range(CONTEXT_TOKENS, len(tokens)) if is_new_context(tokens, 0, end)]
-    if not places:
-        return Detection(0, 0.0, 1.0)
-    total = 0.0
-    for end in places:
-        key = context_key(config.key, tokens[end - CONTEXT_TOKENS : end])
-        drawn = exponentials([key], vocab, torch.device("cpu"))[0, tokens[end]]
-        total -= math.log(-math.expm1(-float(drawn)))
-    count, found = torch.tensor(float(len(places)), dtype=torch.float64), torch.tensor(total, dtype=torch.float64)
-    return Detection(len(places), total / len(places), float(torch.special.gammaincc(count, found)))
+def binomial_tail(trials: int, hits: int, share: float) -> float:
+    """Return the probability of at least `hits` in so many trials that each hit with probability `share`."""
+    if hits == 0:
+        return 1.0
+    if not 0 < share < 1:
+        return float(share == 1)
+    k = torch.arange(hits, trials + 1, dtype=torch.float64)
+    ways = math.lgamma(trials + 1) - torch.lgamma(k + 1) - torch.lgamma(trials - k + 1)
+    logs = ways + k * math.log(share) + (trials - k) * math.log1p(-share)
+    return min(1.0, math.exp(float(logs.logsumexp(0))))
+
+
+class _GumbelDetector:
+    """Comparison of a text and its parts with all places of a key's ring.
+
+    The parts are halves, quarters and so on, so that the mark is found beside text without it, and after an
+    insertion, which moves the rest along the ring.
+    """
+
+    def __init__(self, mark: GumbelMark, tokens: Tokens[int]) -> None:
+        self._tokens = tokens
+        self._words = key_words([ring_key(mark.key, place) for place in range(RING)], torch.device("cpu"))
+        self._best = Detection(0, 0.0, 1.0)
+        self._tests = 0
+
+    def detect(self) -> Detection:
+        if not self._tokens:
+            return self._best
+        self._sums(0, len(self._tokens))
+        best = self._best
+        # the strongest of so many tests, as if they were independent (Šidák); otherwise it is less likely still
+        corrected = 1.0 if best.p_value >= 1 else -math.expm1(self._tests * math.log1p(-best.p_value))
+        return Detection(best.scored, best.score, corrected)
+
+    def _sums(self, start: int, end: int) -> Tensor:
+        """Score a part. Return the sum of its tokens' scores for each place where the text may begin: [RING]."""
+        if end - start >= 2 * SHORTEST_PART:
+            middle = (start + end) // 2
+            sums = self._sums(start, middle) + self._sums(middle, end)
+        else:
+            sums = torch.zeros(RING, dtype=torch.float64)
+            for at in range(start, end):
+                first, second = self._words.roll(-at, 0).unbind(1)
+                sums -= torch.log1p(-uniforms(torch.tensor(self._tokens[at], dtype=torch.int32), first, second))
+        self._consider(float(sums.max()), end - start)
+        return sums
+
+    def _consider(self, total: float, count: int) -> None:
+        """Compare the highest sum with a gamma distribution, that of the sum of exponential variables."""
+        self._tests += RING
+        shape, found = (torch.tensor(float(value), dtype=torch.float64) for value in (count, total))
+        p_value = float(torch.special.gammaincc(shape, found))
+        if p_value < self._best.p_value:
+            self._best = Detection(count, total / count, p_value)

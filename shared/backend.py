@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from redis.asyncio import Redis
 
+from shared.dead_letters.memory import MemoryDeadLetters
 from shared.dead_letters.store import DeadLetters, RedisDeadLetters
 from shared.locks.locks import Locks, RedisLocks
 from shared.models.worker_registry import MemoryRegistry, RedisRegistry, Registry
@@ -21,7 +22,7 @@ from shared.repository.traffic.store import MemoryTrafficStore, RedisTrafficStor
 from shared.settings import Settings
 from shared.token_log.interface import Live, TokenLog
 from shared.token_log.live_feed import LiveFeed
-from shared.token_log.memory import MemoryDeadLetters, MemoryLive, MemoryLocks, MemoryTokenLog
+from shared.token_log.memory import MemoryLive, MemoryLocks, MemoryTokenLog
 from shared.token_log.redis import RedisTokenLog
 from shared.webhooks.interface import Webhooks
 from shared.webhooks.memory import MemoryWebhooks

@@ -19,8 +19,9 @@ from shared.models.worker_registry import WorkerInfo
 from shared.queue.interface import Claim, Delivery, Room
 from shared.redis import keys
 from shared.settings import Settings
-from shared.token_log.interface import OVERDUE, Append, Lease
+from shared.token_log.interface import OVERDUE, Lease
 from workers.active_request import ActiveRequest, group_by_run
+from workers.answer_writer import AnswerWriter
 from workers.departure import Departure
 from workers.engine.interface import EngineOutput, Generator
 from workers.engine.stage import Stage
@@ -33,7 +34,7 @@ from workers.load_meter import LoadMeter, tokens_in_flight
 from workers.metrics import WorkerMetrics
 from workers.model_claim import ModelClaim
 from workers.preparation.preparer import preparer_for
-from workers.puller import RETRY_PAUSE_S, Puller, set_aside
+from workers.puller import Puller
 from workers.seat_allocation import free_seats
 from workers.sole_request import SoleRequestRecord
 
@@ -69,6 +70,7 @@ class Worker:
         self._grace = settings.grace
         self._metrics = metrics
         self._preparer = preparer_for(engine, info, settings)
+        self._answers = AnswerWriter(backend, engine, recording_bytes=settings.recording_bytes)
         self._starting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._output_ready = asyncio.Event()
@@ -221,12 +223,10 @@ class Worker:
         """Append all outputs in one round trip, retrying while Redis is away; remove what has ended."""
         for active, outputs in grouped:
             if isinstance(error := outputs[-1].error, EngineFailed):
-                await self._set_aside(active, error)
-        appends = [active.append(outputs) for active, outputs in grouped]
-        for (active, _), append, written in zip(
-            grouped, appends, await self._append_until_answered(appends), strict=True
-        ):
-            if not written:
+                await self._answers.set_aside(active, error)
+        written = await self._answers.append(grouped)
+        for (active, _), (append, accepted) in zip(grouped, written, strict=True):
+            if not accepted:
                 self._on_lease_lost(active)
                 continue
             self._metrics.count_append(active, append)
@@ -234,23 +234,6 @@ class Worker:
             self._puller.clear(active.id)
             if append.event.terminal:
                 self._complete(active)
-
-    async def _append_until_answered(self, appends: list[Append]) -> list[bool]:
-        while True:
-            try:
-                return await self._backend.token_log.append(appends)
-            except Unavailable as error:
-                log.warning("log_unavailable", error=error.message)
-                await asyncio.sleep(RETRY_PAUSE_S)
-
-    async def _set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
-        while True:
-            try:
-                await set_aside(self._backend, active.delivery.request, error, active.lease.losses + 1)
-                return
-            except Unavailable as outage:
-                log.warning("dead_letters_unavailable", error=outage.message)
-                await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _acknowledge(self) -> None:
         """Acknowledge finished requests, off the path of the tokens.

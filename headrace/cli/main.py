@@ -21,6 +21,7 @@ from headrace.cli import (
     models,
     processes,
     usage,
+    verify,
     watermark,
 )
 from headrace.cli.options import Json, print_json, stderr
@@ -53,6 +54,7 @@ app.command(rich_help_panel=USE)(chat.chat)
 app.command(rich_help_panel=USE)(jobs.submit)
 app.command(rich_help_panel=USE)(jobs.tail)
 app.command(rich_help_panel=USE)(jobs.cancel)
+app.command(rich_help_panel=USE)(verify.verify)
 app.add_typer(models.app, name="models", rich_help_panel=USE)
 app.add_typer(batch.app, name="batch", rich_help_panel=USE)
 app.add_typer(kafka.app, name="kafka", rich_help_panel=USE)

@@ -75,15 +75,14 @@ def calibrate(
         values = [value for each in chosen for value in found[each]]
         if values:
             shares = {str(level): sum(value < level for value in values) / len(values) for level in LEVELS}
-            rows.append({"key": name, "tests": len(values), "share_below": shares})
+            rows.append((name, len(values), shares))
     if as_json:
-        print_json({"tokens": tokens, "rates": rows})
+        rates = [{"key": name, "tests": tests, "share_below": shares} for name, tests, shares in rows]
+        print_json({"tokens": tokens, "rates": rates})
         return
     table = plain_table("key", "tests", *(f"p < {level}" for level in LEVELS))
-    for row in rows:
-        table.add_row(
-            str(row["key"]), str(row["tests"]), *(f"{share:.4f}" for share in row["share_below"].values())
-        )
+    for name, tests, shares in rows:
+        table.add_row(name, str(tests), *(f"{share:.4f}" for share in shares.values()))
     from rich.console import Console
 
     Console().print(table)

@@ -275,7 +275,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     times of a request. It does not run after `deadline`. `user` is the client's name for its end user. `cache_salt`
     separates cached prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose
     their oldest turns instead of being refused. With `refuse_overflow`, as in TGI's API, a request is refused
-    rather than its answer cut at the context's end.
+    rather than its answer cut at the context's end. `recorded_prompt` has the token ids of the prompt of a recorded
+    request that is run again.
     """
 
     id: str
@@ -289,6 +290,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refuse_overflow: bool = False
     tools: Tools | None = None
     work: Work | None = None
+    recorded_prompt: tuple[int, ...] = ()
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     user: str = ""

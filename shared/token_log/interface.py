@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from shared.errors import DeadlineExceeded, HeadraceError, RequestLost
-from shared.protocol import PriorityClass, Request, RequestState, Ticket, TokenEvent
+from shared.protocol import PriorityClass, Recording, Request, RequestState, Ticket, TokenEvent
 from shared.token_log.subscription import Subscription
 
 OVERDUE = DeadlineExceeded("the request's deadline passed before its answer was complete")
@@ -72,13 +72,14 @@ class Append(msgspec.Struct, frozen=True):
     """An append of `event` under `lease`, with the prompt's exact token count, which only the worker knows.
 
     With the event of seq 0, `prompt` may hold the prompt's token ids, which are kept for the next worker until the
-    request ends.
+    request ends. With the terminal event, `recording` may hold an encoded Recording, which is kept with the answer.
     """
 
     lease: Lease
     event: TokenEvent
     prompt_tokens: int
     prompt: tuple[int, ...] = ()
+    recording: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,9 @@ class TokenLog(Protocol):
 
     async def keepsake(self, job_id: str) -> bytes | None:
         """Return the content stored with a request; None if there was none, or it has expired."""
+
+    async def recording(self, job_id: str) -> Recording | None:
+        """Return the recording that was kept with an answer; None if there is none, or it has expired."""
 
     def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         """Yield all unfinished requests, some at a time; those created meanwhile may be among them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -74,28 +74,6 @@ class LogitsRules(Protocol):
             row: [vocab] float32.
             tokens: prompt and output.
         """
-
-
-class Watermark(Protocol):
-    """Mark of an installation on the tokens of answers. It has no state."""
-
-    @property
-    def identity(self) -> str:
-        """Return what an answer depends on, without the key, which even a hash of it would give away."""
-
-    def check(self, params: SamplingParams) -> None:
-        """Raise InvalidRequest for a request whose answer cannot be marked."""
-
-    def bias(self, row: Tensor, tokens: list[int]) -> None:
-        """Raise the logits of the tokens that the mark prefers after `tokens`, in place.
-
-        Args:
-            row: [vocab] float32; values of minus infinity stay.
-            tokens: prompt and output.
-        """
-
-    def noise_key(self, seed: int, choice: int, position: int) -> tuple[int, int]:
-        """Return two words of 32 bits for the draw of the token at this position of the output."""
 
 
 class ToolParser(Protocol):
@@ -343,6 +321,10 @@ class Generator(Protocol):
     @property
     def fingerprint(self) -> str:
         """Identity of the engine's computation: engines with equal fingerprints give equal answers."""
+
+    @property
+    def computation(self) -> Mapping[str, str]:
+        """Return what the fingerprint was made of, by name; empty if it is not known."""
 
     @property
     def max_model_len(self) -> int: ...

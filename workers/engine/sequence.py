@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from shared.errors import EngineFailed
 from shared.protocol import CallDelta, FinishReason, PriorityClass, SamplingParams, StopReason, Token, TokenLogprobs
 from workers.engine.echo import Echo
-from workers.engine.interface import LogitsRules, Matcher, ToolParser, Watermark
+from workers.engine.interface import LogitsRules, Matcher, ToolParser
+from workers.engine.mark import Mark
 from workers.engine.text.detokenizer import TextStream
 from workers.engine.text.reasoning_parser import ReasoningParser
 
@@ -50,7 +51,7 @@ class Sequence:
     eos_token_ids: frozenset[int]
     text: TextStream
     rules: LogitsRules | None = None
-    watermark: Watermark | None = None
+    watermark: Mark | None = None
     matcher: Matcher | None = None
     tool_parser: ToolParser | None = None
     reasoning_parser: ReasoningParser | None = None

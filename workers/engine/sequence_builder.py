@@ -7,7 +7,8 @@ from itertools import count
 import torch
 
 from workers.engine.constraint_gate import ConstraintGate
-from workers.engine.interface import EngineRequest, Watermark
+from workers.engine.interface import EngineRequest
+from workers.engine.mark import Mark
 from workers.engine.sampling.token_rules import TokenRules
 from workers.engine.sequence import Sequence
 from workers.engine.text.detokenizer import TextStream
@@ -26,7 +27,7 @@ class SequenceBuilder:
         max_model_len: int,
         vocab_size: int,
         device: torch.device,
-        watermark: Watermark,
+        watermark: Mark,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids

@@ -6,7 +6,7 @@ The sequences are those of the native engine: they find the ends, the text and t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,7 +17,9 @@ from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Token, TokenLogprobs
 from workers.engine.echo import Echo
 from workers.engine.grammar.support import load_grammar_support
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Watermark
+from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.mark import Mark
+from workers.engine.models.fingerprint import fingerprint
 from workers.engine.request_check import check_prompt_length, check_request
 from workers.engine.sampling.logprobs import MIN_LOGPROB, spell, spell_next
 from workers.engine.sequence_builder import SequenceBuilder
@@ -53,13 +55,14 @@ class VllmEngine:
         tokenizer: Tokenizer,
         eos_token_ids: frozenset[int],
         *,
-        fingerprint: str,
+        computation: Mapping[str, str],
         max_num_seqs: int,
         native_sampling: bool,
-        watermark: Watermark,
+        watermark: Mark,
     ) -> None:
         self.tokenizer = tokenizer
-        self.fingerprint = fingerprint
+        self.computation = computation
+        self.fingerprint = fingerprint(computation)
         self.max_model_len = executor.max_model_len
         self.constraints, _ = load_grammar_support(tokenizer, executor.vocab_size, eos_token_ids)
         self._executor = executor

@@ -86,8 +86,9 @@ def _read(path: Path) -> Recording:
 
 
 def _write(path: Path, recording: Recording) -> None:
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in recording.items()]
     try:
-        path.write_text(json.dumps(recording, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}", param="save") from error
 

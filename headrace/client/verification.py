@@ -62,7 +62,7 @@ class Verdict:
 def checked(value: Any) -> Recording:
     """Return a value that was read from a file, if it is a recording. Raises InvalidRequest."""
     valid = isinstance(value, dict) and _has(value, FIELDS)
-    if not (valid and all(isinstance(choice, dict) and _has(choice, CHOICE_FIELDS) for choice in value["choices"])):
+    if not (valid and all(_is_choice(choice) for choice in value["choices"])):
         raise InvalidRequest("the file must hold a recording, as `headrace verify --save` writes it")
     recording: Recording = value
     return recording
@@ -77,6 +77,10 @@ def compare(logged: Recording, computed: Recording) -> Verdict:
 
 def _has(value: dict[str, Any], fields: Mapping[str, type]) -> bool:
     return all(isinstance(value.get(name), kind) for name, kind in fields.items())
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, dict) and _has(value, CHOICE_FIELDS) and len(value["token_ids"]) == len(value["texts"])
 
 
 def _first_difference(logged: Recording, computed: Recording) -> Difference | None:

@@ -28,7 +28,7 @@ def describe_computation(weights: str, device: torch.device, **parts: str) -> di
     Args:
         weights: their hash, by `hash_weights`.
     """
-    common = {"protocol": str(PROTOCOL_VERSION), "torch": torch.__version__, "weights": weights}
+    common = {"protocol": str(PROTOCOL_VERSION), "torch": str(torch.__version__), "weights": weights}
     return common | _kind(device) | parts
 
 

@@ -182,7 +182,7 @@ class TokenLog(Protocol):
         """Return the content stored with a request; None if there was none, or it has expired."""
 
     async def recording(self, job_id: str) -> Recording | None:
-        """Return the recording that was kept with an answer; None if there is none, or it has expired."""
+        """Return the recording that was kept with an answer; None without one, or once it has expired."""
 
     def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         """Yield all unfinished requests, some at a time; those created meanwhile may be among them."""

@@ -108,6 +108,19 @@ async def test_a_job_has_the_same_bits_when_it_runs_again(
     ].keys()
 
 
+async def test_the_recorded_prompt_is_not_rendered_again(
+    settings: Settings, backend: Backend, url: str, engine: Engine, tmp_path: Path
+) -> None:
+    """Given a recording of another rendering of the same messages, its token ids are what runs."""
+    file = tmp_path / "other.json"
+    saved = json.loads(SAVED.read_text())
+    file.write_text(json.dumps({**saved, "prompt_token_ids": saved["prompt_token_ids"][:20]}))
+    async with Harness(backend, settings).worker(engine, "w", TINY):
+        found = json.loads(await verify(url, file, "--json", code=1))
+    assert not found["same"]
+    assert "the token ids of the prompt differ" not in found["reasons"]
+
+
 async def test_a_difference_is_reported_with_its_reason(
     settings: Settings, backend: Backend, url: str, engine: Engine, model: Path
 ) -> None:

@@ -154,10 +154,10 @@ def test_concurrent_processes_build_once(tmp_path: Path) -> None:
 def test_other_flags_give_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = build.find_compiler()
     assert compiler is not None
-    before = build._key(compiler)
-    assert build._key(compiler) == before
+    before = build._key(compiler, build._flags())
+    assert build._key(compiler, build._flags()) == before
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
-    assert build._key(compiler) != before
+    assert build._key(compiler, build._flags()) != before
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])

@@ -187,7 +187,7 @@ def test_processes_that_start_at_once_build_once(tmp_path: Path, monkeypatch: py
     """File locks separate threads as they separate processes."""
     builds: list[Path] = []
 
-    def fake_build(compiler: str, work: Path) -> Path:
+    def fake_build(compiler: str, flags: list[str], work: Path) -> Path:
         builds.append(work)
         return Path(shutil.copyfile(_ctypes.__file__, work / "kernels.so"))
 

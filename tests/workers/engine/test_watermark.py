@@ -116,7 +116,7 @@ def test_the_mark_belongs_to_the_fingerprint_without_its_key(llama: Path) -> Non
 def test_marks_of_a_real_model_are_found_in_the_text(smollm2: Path, mark: TokenMark) -> None:
     engine = load(smollm2, watermark=mark)
     prompt = tuple(engine.tokenizer.encode_chat([Message("user", "Tell me a story about a river.")]))
-    params = SamplingParams(temperature=1.0, seed=2, max_tokens=64, watermark=True)
+    params = SamplingParams(temperature=1.0, seed=2, max_tokens=48, watermark=True)
     plain = msgspec.structs.replace(params, watermark=False)
     found = answers(engine, EngineRequest("marked", prompt, params), EngineRequest("plain", prompt, plain))
 

@@ -1,6 +1,7 @@
 """Fingerprint of an engine: equal for engines that compute the same bits.
 
-Sums within a row depend on the width of the CPU's vectors, so that it counts, as the kernels do.
+The compiled kernels compute the same logits with vectors of any width. torch does not: it draws tokens by a softmax
+whose sums depend on the width. So the width counts.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 from shared.accounts.audit_log import AuditLog, MemoryAuditLog, RedisAuditLog
+from shared.dead_letters.memory import MemoryDeadLetters
 from shared.dead_letters.store import DeadLetters, RedisDeadLetters
 from shared.kafka.error_counts import KafkaErrors
 from shared.locks.locks import Locks, RedisLocks
@@ -29,7 +30,7 @@ from shared.repository.traffic.store import MemoryTrafficStore, RedisTrafficStor
 from shared.settings import Settings
 from shared.token_log.interface import Live, TokenLog
 from shared.token_log.live_feed import LiveFeed
-from shared.token_log.memory import MemoryDeadLetters, MemoryLive, MemoryLocks, MemoryTokenLog
+from shared.token_log.memory import MemoryLive, MemoryLocks, MemoryTokenLog
 from shared.token_log.redis import RedisTokenLog
 from shared.tracing.interface import Tracer
 from shared.webhooks.interface import Webhooks

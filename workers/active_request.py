@@ -78,7 +78,7 @@ class ActiveRequest:
 
     def __post_init__(self) -> None:
         self.next_seq = self.lease.next_seq
-        self.prompt = self.lease.prompt
+        self.prompt = self.lease.prompt or self.delivery.request.recorded_prompt
         self.reasoning_tokens = count_reasoning(self.history)
         self.prompt_usage = self.lease.history[0].prompt_usage if self.lease.history else None
 

@@ -16,7 +16,7 @@ import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -154,6 +154,7 @@ class ScriptedEngine:
         self.tokenizer = ScriptedTokenizer()
         self.constraints = None
         self.fingerprint = "fp_scripted"
+        self.computation: Mapping[str, str] = {}
         self.task: Task = "generate"
         self.max_model_len = max_model_len
         self._max_num_seqs = max_num_seqs

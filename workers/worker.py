@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from functools import partial
 
 import msgspec
 import structlog
@@ -19,10 +18,10 @@ from shared.errors import EngineFailed, HeadraceError, Unavailable
 from shared.models.worker_registry import WorkerInfo
 from shared.queue.interface import Claim, Delivery, Room
 from shared.redis import keys
-from shared.runtime.retry import until_available
 from shared.settings import Settings
 from shared.token_log.interface import OVERDUE, Lease
 from workers.active_request import ActiveRequest, group_by_run
+from workers.answer_writer import AnswerWriter
 from workers.departure import Departure
 from workers.engine.interface import EngineOutput, Generator
 from workers.engine.stage import Stage
@@ -35,7 +34,7 @@ from workers.load_meter import LoadMeter, tokens_in_flight
 from workers.metrics import WorkerMetrics
 from workers.model_claim import ModelClaim
 from workers.preparation.preparer import preparer_for
-from workers.puller import RETRY_PAUSE_S, Puller, set_aside
+from workers.puller import Puller
 from workers.run_spans import spans_of_run
 from workers.seat_allocation import free_seats
 from workers.sole_request import SoleRequestRecord
@@ -74,6 +73,7 @@ class Worker:
         self._grace = Grace(settings.grace)
         self._metrics = metrics
         self._preparer = preparer_for(engine, info, settings)
+        self._answers = AnswerWriter(backend, engine, metrics, recording_bytes=settings.recording_bytes)
         self._starting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._output_ready = asyncio.Event()
@@ -228,12 +228,10 @@ class Worker:
         """Append all outputs in one round trip, retrying while Redis is away; remove what has ended."""
         for active, outputs in grouped:
             if isinstance(error := outputs[-1].error, EngineFailed):
-                await self._set_aside(active, error)
-        appends = [active.append(outputs) for active, outputs in grouped]
-        append_all = partial(self._backend.token_log.append, appends)
-        answered = await until_available(append_all, pause_s=RETRY_PAUSE_S, failure_event="log_unavailable")
-        for (active, _), append, written in zip(grouped, appends, answered, strict=True):
-            if not written:
+                await self._answers.set_aside(active, error)
+        written = await self._answers.append(grouped)
+        for (active, _), (append, accepted) in zip(grouped, written, strict=True):
+            if not accepted:
                 self._metrics.count_fenced_write(self._info.model)
                 self._on_lease_lost(active)
                 continue
@@ -243,11 +241,6 @@ class Worker:
             self._puller.clear(active.id)
             if append.event.terminal:
                 self._complete(active)
-
-    async def _set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
-        losses = active.lease.losses + 1
-        add = partial(set_aside, self._backend, self._metrics, active.delivery, error, losses)
-        await until_available(add, pause_s=RETRY_PAUSE_S, failure_event="dead_letters_unavailable")
 
     async def _acknowledge(self) -> None:
         """Acknowledge finished requests, off the path of the tokens.

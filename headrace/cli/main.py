@@ -22,6 +22,8 @@ from headrace.cli import (
     processes,
     sim,
     usage,
+    verify,
+    watermark,
     why,
     workers,
 )
@@ -57,6 +59,7 @@ app.command(rich_help_panel=USE)(jobs.submit)
 app.command(rich_help_panel=USE)(jobs.tail)
 app.command(rich_help_panel=USE)(jobs.cancel)
 app.command(rich_help_panel=USE)(why.why)
+app.command(rich_help_panel=USE)(verify.verify)
 app.add_typer(models.app, name="models", rich_help_panel=USE)
 app.add_typer(batch.app, name="batch", rich_help_panel=USE)
 app.add_typer(kafka.app, name="kafka", rich_help_panel=USE)
@@ -67,6 +70,7 @@ app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
 app.add_typer(api_keys.app, name="keys", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(usage.usage)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=OPERATE)
+app.add_typer(watermark.app, name="watermark", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(version)
 app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
 app.add_typer(sim.app, name="sim", rich_help_panel=MEASURE)

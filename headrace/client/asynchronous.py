@@ -71,6 +71,14 @@ class AsyncHeadraceClient:
         """Cancel a job and return it."""
         return await self._run(self._operations.cancel(job_id))
 
+    async def recording(self, job_id: str) -> Json:
+        """Return the request of a completed job with its answer, token by token."""
+        return await self._run(self._operations.recording(job_id))
+
+    async def run_recording(self, recording: Body, *, key: str | None = None) -> Json:
+        """Run a recorded request again, and return the new job."""
+        return await self._run(self._operations.run_recording(recording, key))
+
     async def models(self) -> list[Json]:
         """Return the models that are served."""
         return await self._run(self._operations.models())

@@ -71,6 +71,14 @@ class HeadraceClient:
         """Cancel a job and return it."""
         return self._run(self._operations.cancel(job_id))
 
+    def recording(self, job_id: str) -> Json:
+        """Return the request of a completed job with its answer, token by token."""
+        return self._run(self._operations.recording(job_id))
+
+    def run_recording(self, recording: Body, *, key: str | None = None) -> Json:
+        """Run a recorded request again, and return the new job."""
+        return self._run(self._operations.run_recording(recording, key))
+
     def models(self) -> list[Json]:
         """Return the models that are served."""
         return self._run(self._operations.models())

@@ -84,6 +84,13 @@ class Operations:
     def dead_letter(self, letter_id: str) -> Flow[Json]:
         return self._json(Send("GET", f"/v1/dead-letters/{segment(letter_id)}"))
 
+    def recording(self, job_id: str) -> Flow[Json]:
+        return self._json(Send("GET", f"/v1/jobs/{job_id}/recording"))
+
+    def run_recording(self, recording: Body, key: str | None) -> Flow[Json]:
+        body = {name: recording[name] for name in ("request", "prompt_token_ids")}
+        return self._json(Send("POST", "/v1/recordings", _idempotency_header(key), body=body))
+
     def replay(self, letter_id: str, key: str | None) -> Flow[Json]:
         return self._json(Send("POST", f"/v1/dead-letters/{segment(letter_id)}/replay", _idempotency_header(key)))
 

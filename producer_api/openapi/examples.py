@@ -12,4 +12,10 @@ CLASSIFICATION_MODEL = "<classification model>"  # stands for a model that the r
 
 def filled(body: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
     """Return an example body that can be sent to this server: placeholders become names of `models`."""
-    return {name: models[value] if name == "model" else value for name, value in body.items()}
+
+    def value_of(name: str, value: Any) -> Any:
+        if name == "model":
+            return models[value]
+        return filled(value, models) if isinstance(value, Mapping) else value
+
+    return {name: value_of(name, value) for name, value in body.items()}

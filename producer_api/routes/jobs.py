@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.gateway import Admission
-from producer_api.answers import jobs
+from producer_api.answers import jobs, recordings
 from producer_api.answers.job_events import EndData, JobFraming, TokensData
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
@@ -24,6 +24,7 @@ from producer_api.http.sse import EventStream
 from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, parameter
 from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.schemas.jobs import JobSubmission
+from producer_api.schemas.recordings import JobRecording, RecordedRequest
 from producer_api.services import Context
 from shared.schemas.native.jobs import Job
 from shared.timeline.types import Timeline
@@ -61,6 +62,21 @@ async def events(context: Context, request: Request, job_id: str, tenant: str) -
         return Response(status_code=204)
     followed = context.backend.token_log.follow(job_id, after, idle=context.settings.keepalive)
     return EventStream(followed, JobFraming(), context.open_answers, eager=True, abandon=None)
+
+
+async def recording(context: Context, job_id: str, tenant: str) -> Response:
+    return json_response(await recordings.find(context, job_id, tenant))
+
+
+async def run_again(context: Context, request: Request, caller: Principal) -> Response:
+    body = await read_body(request, RecordedRequest)
+    key = await idempotency_key(request, tenant=caller.tenant, kind="recording", body=body)
+    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant)])
+    return await accepted(
+        context,
+        request,
+        await context.gateway.submit(draft, principal=caller, seed=draft.params.seed, key=key),
+    )
 
 
 async def accepted(context: Context, request: Request, admission: Admission) -> Response:
@@ -120,6 +136,31 @@ ENDPOINTS = (
         summary="Cancel a job",
         responses=(ResponseDoc("the job, which has ended", Job),),
         failures=(404, 500, 503),
+    ),
+    _endpoint(
+        "GET",
+        "/v1/jobs/{job_id}/recording",
+        recording,
+        summary="Get the request of a completed job with its answer, token by token",
+        responses=(ResponseDoc("the recording", JobRecording),),
+        failures=(404, 409, 500, 503),
+    ),
+    _endpoint(
+        "POST",
+        "/v1/recordings",
+        run_again,
+        charged=True,
+        summary="Run a recorded request again as a new job",
+        body=RecordedRequest,
+        parameters=[IDEMPOTENCY],
+        responses=(ResponseDoc("the queued job, or the one submitted before under the key", Job, status=202),),
+        failures=(400, 404, 413, 415, 422, 429, 500, 503),
+        examples={
+            "A prompt": {
+                "request": {"model": SERVED_MODEL, "prompt": "Rivers are", "params": {"max_tokens": 32, "seed": 1}},
+                "prompt_token_ids": [68, 1919, 359],
+            },
+        },
     ),
     _endpoint(
         "GET",

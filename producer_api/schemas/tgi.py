@@ -133,11 +133,9 @@ class GenerateParameters(Body):
     top_p: float | None = _bounded("keep the likeliest tokens up to this probability mass", **SHARE)
     truncate: int | None = _bounded("keep this many tokens of the prompt's end", minimum=1, maximum=MAX_TOKEN_ID)
     typical_p: float | None = _bounded("keep the most typical tokens up to this probability mass", **SHARE)
-    watermark: Unsupported = None
+    watermark: bool | None = parameter_field("watermark")
 
-    _refuse_unless_neutral = refuse_unless_neutral(
-        {"adapter_id": (None,), "watermark": (None, False)}, NOT_SUPPORTED
-    )
+    _refuse_unless_neutral = refuse_unless_neutral({"adapter_id": (None,)}, NOT_SUPPORTED)
 
     @property
     def detailed(self) -> bool:
@@ -197,6 +195,7 @@ class GenerateParameters(Body):
             top_k=self.top_k or 0,
             top_p=1.0 if self.top_p is None else self.top_p,
             typical_p=1.0 if self.typical_p is None else self.typical_p,
+            watermark=bool(self.watermark),
             frequency_penalty=self.frequency_penalty or 0.0,
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             stop=tuple(self.stop or ()),

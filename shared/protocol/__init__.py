@@ -4,7 +4,7 @@ They are encoded as versioned JSON (msgspec), never as pickle. Every package may
 `shared.errors`.
 """
 
-from shared.protocol.codec import decode_event, decode_request, encode, encode_event, new_job_id
+from shared.protocol.codec import decode_event, decode_recording, decode_request, encode, encode_event, new_job_id
 from shared.protocol.event import (
     CallDelta,
     ErrorInfo,
@@ -21,6 +21,7 @@ from shared.protocol.event import (
     count_reasoning,
 )
 from shared.protocol.marks import Backlog, RunMark, Stay
+from shared.protocol.recording import Recording
 from shared.protocol.request import (
     PROTOCOL_VERSION,
     DescribeTokenizer,
@@ -71,6 +72,7 @@ __all__ = [
     "PriorityClass",
     "PromptOptions",
     "PromptUsage",
+    "Recording",
     "Request",
     "RequestState",
     "Result",
@@ -95,6 +97,7 @@ __all__ = [
     "Work",
     "count_reasoning",
     "decode_event",
+    "decode_recording",
     "decode_request",
     "encode",
     "encode_event",

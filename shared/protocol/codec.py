@@ -8,10 +8,12 @@ import time
 import msgspec
 
 from shared.protocol.event import Token, TokenEvent
+from shared.protocol.recording import Recording
 from shared.protocol.request import Request
 
 _encoder = msgspec.json.Encoder()
 _event_decoder = msgspec.json.Decoder(TokenEvent)
+_recording_decoder = msgspec.json.Decoder(Recording)
 _request_decoder = msgspec.json.Decoder(Request)
 
 
@@ -46,6 +48,11 @@ def _shortened(token: Token) -> Token | tuple[int, int, str]:
 def decode_event(data: bytes) -> TokenEvent:
     """Return `data` as a TokenEvent. Raise msgspec.ValidationError or msgspec.DecodeError if it is not one."""
     return _event_decoder.decode(data)
+
+
+def decode_recording(data: bytes) -> Recording:
+    """Return `data` as a Recording. Raise msgspec.ValidationError or msgspec.DecodeError if it is not one."""
+    return _recording_decoder.decode(data)
 
 
 def decode_request(data: bytes) -> Request:

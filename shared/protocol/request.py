@@ -125,6 +125,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
+    watermark: bool = False
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -277,7 +278,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     their oldest turns instead of being refused. With `refuse_overflow`, as in TGI's API, a request is refused
     rather than its answer cut at the context's end. `ttft_target` is how many seconds after `created_at` its first
     token is wanted; with `refuse_late` it is refused if it is not expected to start by then. The queue adds
-    its `stay` in a lane. `traceparent` is the W3C trace context of the span that queued it.
+    its `stay` in a lane. `traceparent` is the W3C trace context of the span that queued it. `recorded_prompt` has
+    the token ids of the prompt of a recorded request that is run again.
     """
 
     id: str
@@ -291,6 +293,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refuse_overflow: bool = False
     tools: Tools | None = None
     work: Work | None = None
+    recorded_prompt: tuple[int, ...] = ()
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     user: str = ""

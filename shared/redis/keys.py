@@ -137,6 +137,11 @@ def prompt(job_id: str) -> str:
     return f"hr:{{{job_id}}}:prompt"
 
 
+def recording(job_id: str) -> str:
+    """Return a key in the slot of the state, from whose name the script makes it."""
+    return f"hr:{{{job_id}}}:recording"
+
+
 def live_channel(job_id: str) -> str:
     """Return the channel that carries each append to the request's log."""
     return f"hr:{{{job_id}}}:live"

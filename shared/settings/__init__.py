@@ -3,7 +3,7 @@
 Every package may import this one; it imports only `shared.errors` and `shared.plans`.
 """
 
-from shared.settings.engine_fields import QuantizationName, ReasoningParserName
+from shared.settings.engine_fields import QuantizationName, ReasoningParserName, WatermarkAlgorithm
 from shared.settings.fields import NO_MODEL, Settings, user_folder
 from shared.settings.observability_fields import MetricsNames
 from shared.settings.repository_fields import ModelControl, parse_memory
@@ -25,6 +25,7 @@ __all__ = [
     "RuntimeName",
     "Settings",
     "UpstreamResume",
+    "WatermarkAlgorithm",
     "load",
     "parse_memory",
     "to_environment",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 QuantizationName = Literal["none", "int8"]
+WatermarkAlgorithm = Literal["green_list", "gumbel"]
 ReasoningParserName = Literal["auto", "off", "think", "mistral"]
 
 
@@ -62,3 +63,16 @@ class EngineFields(BaseModel):
     special_tokens_in_prompts: bool = Field(
         True, description="take the spelling of a special token in a prompt or an input as that token, not as text"
     )
+    watermark_algorithm: WatermarkAlgorithm = Field(
+        "green_list",
+        description="mark of the answers to requests with `watermark`; green_list: TGI's, which prefers a share of "
+        "the vocabulary after each token; gumbel: leaves the distribution of answers as it is, and needs a "
+        "temperature above 0",
+    )
+    watermark_key: SecretStr = Field(
+        SecretStr("15485863"),
+        description="secret integer from 1 to 4294967295, the same for all workers; the default is TGI's, which is "
+        "public",
+    )
+    watermark_gamma: float = Field(0.5, ge=0.01, le=0.99, description="share of the vocabulary that is green")
+    watermark_delta: float = Field(2.0, gt=0, le=100, description="addition to the logits of green tokens")

@@ -73,6 +73,13 @@ class RuntimeFields(BaseModel):
         "continue: the logged text is sent as the beginning of the answer, for servers that support it; restart: "
         "the answer is generated again, and must begin with the logged text; fail: the request fails",
     )
+    recording_bytes: int = Field(
+        65_536,
+        ge=0,
+        le=2**24,
+        description="largest request, with the token ids of its prompt, that is kept as long as its answer so that "
+        "`headrace verify` can run it again; 0 keeps none",
+    )
     mixed_workers: MixedWorkers = Field(
         "refuse",
         description="what a worker does if its runtime or fingerprint (weights, precision, kernels, device, "

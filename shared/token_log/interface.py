@@ -10,7 +10,16 @@ from typing import Protocol
 import msgspec
 
 from shared.errors import DeadlineExceeded, HeadraceError, RequestLost
-from shared.protocol import PriorityClass, Request, RequestState, RunMark, Stay, Ticket, TokenEvent
+from shared.protocol import (
+    PriorityClass,
+    Recording,
+    Request,
+    RequestState,
+    RunMark,
+    Stay,
+    Ticket,
+    TokenEvent,
+)
 from shared.token_log.subscription import Subscription
 
 OVERDUE = DeadlineExceeded("the request's deadline passed before its answer was complete")
@@ -72,7 +81,8 @@ class Append(msgspec.Struct, frozen=True):
     """An append of `event` under `lease`, with the prompt's exact token count, which only the worker knows.
 
     With the event of seq 0, `prompt` may hold the prompt's token ids, which are kept for the next worker until the
-    request ends. `mark` is what is new in the measurements of this run.
+    request ends. `mark` is what is new in the measurements of this run. With the terminal event, `recording` may
+    hold an encoded Recording, which is kept with the answer.
     """
 
     lease: Lease
@@ -80,6 +90,7 @@ class Append(msgspec.Struct, frozen=True):
     prompt_tokens: int
     prompt: tuple[int, ...] = ()
     mark: RunMark | None = None
+    recording: bytes = b""
 
 
 @dataclass
@@ -229,6 +240,9 @@ class TokenLog(Protocol):
 
     async def keepsake(self, job_id: str) -> bytes | None:
         """Return the content stored with a request; None if there was none, or it has expired."""
+
+    async def recording(self, job_id: str) -> Recording | None:
+        """Return the recording that was kept with an answer; None without one, or once it has expired."""
 
     def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         """Yield all unfinished requests, some at a time; those created meanwhile may be among them."""

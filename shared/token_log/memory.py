@@ -1,4 +1,4 @@
-"""Token logs, locks and dead letters in the memory of one process: for tests, and for use without a server.
+"""Token logs and locks in the memory of one process: for tests, and for use without a server.
 
 No call awaits before it is complete, so that no other sees it half done. Nothing outlives the process.
 """
@@ -10,9 +10,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from shared.dead_letters.store import DeadLetter
 from shared.errors import HeadraceError, NotFound
-from shared.protocol import ErrorInfo, Request, RequestState, Stay, Terminal, TokenEvent, Usage, encode_event
+from shared.protocol import (
+    ErrorInfo,
+    Recording,
+    Request,
+    RequestState,
+    Stay,
+    Terminal,
+    TokenEvent,
+    Usage,
+    decode_recording,
+    encode_event,
+)
 from shared.redis import keys
 from shared.token_log.interface import (
     OVERDUE,
@@ -196,6 +206,7 @@ class MemoryTokenLog:
         if event.seq == 0:
             answer.prompt = append.prompt
         if event.terminal is not None:
+            answer.recording = append.recording
             self._finish(answer, event.terminal.state)
         return True
 
@@ -205,8 +216,8 @@ class MemoryTokenLog:
             return None
         before = answer.record
         if not before.state.terminal:
-            state = RequestState.FAILED if error else RequestState.CANCELLED
-            self._end(answer, state, ErrorInfo.from_error(error) if error else None)
+            info = ErrorInfo.from_error(error) if error else None
+            self._end(answer, RequestState.FAILED if error else RequestState.CANCELLED, info)
             if answer.owner:
                 self._live.publish(keys.control_channel(answer.owner), job_id.encode())
         return before
@@ -225,6 +236,10 @@ class MemoryTokenLog:
     async def keepsake(self, job_id: str) -> bytes | None:
         answer = self._find(job_id)
         return answer.keepsake.content if answer is not None and answer.keepsake is not None else None
+
+    async def recording(self, job_id: str) -> Recording | None:
+        answer = self._find(job_id)
+        return decode_recording(answer.recording) if answer is not None and answer.recording else None
 
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         records = [answer.record for job_id in self._answers if (answer := self._find(job_id))]
@@ -303,37 +318,3 @@ class MemoryLocks:
     async def release(self, name: str, value: bytes) -> None:
         if self._held.get(name, (b"", 0.0))[0] == value:
             del self._held[name]
-
-
-class MemoryDeadLetters:
-    """DeadLetters in memory."""
-
-    def __init__(self, *, most: int, ttl: float, clock: Callable[[], float] = time.time) -> None:
-        self._most = most
-        self._ttl = ttl
-        self._clock = clock
-        self._letters: dict[str, DeadLetter] = {}
-
-    async def add(self, letter: DeadLetter) -> None:
-        self._letters.pop(letter.id, None)
-        self._letters[letter.id] = letter
-        newest = list(self._letters.values())[-self._most :]
-        self._letters = {each.id: each for each in newest if each.at > letter.at - self._ttl}
-
-    async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
-        newest = list(self._letters.values())[::-1]
-        if after:
-            ids = [letter.id for letter in newest]
-            newest = newest[ids.index(after) + 1 :] if after in ids else []
-        return newest[:most]
-
-    async def get(self, letter_id: str) -> DeadLetter | None:
-        return self._letters.get(letter_id)
-
-    async def remove(self, letter_ids: Sequence[str]) -> int:
-        return sum(self._letters.pop(letter_id, None) is not None for letter_id in letter_ids)
-
-    async def purge(self) -> int:
-        count = len(self._letters)
-        self._letters.clear()
-        return count

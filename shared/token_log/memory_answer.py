@@ -28,6 +28,7 @@ class MemoryAnswer:
     carrier: str = ""
     keepsake: Keepsake | None = None
     prompt: tuple[int, ...] = ()
+    recording: bytes = b""
     events: list[TokenEvent] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     stay: Stay | None = None

@@ -4,10 +4,10 @@
 local state, log = KEYS[1], KEYS[2]
 local commands = {}
 
--- Two more keys in the slot of the state, made from its name: `keepsake` is what its API keeps with the request; `prompt`
--- the token ids of the prompt for the next worker (a hash, since workers' users may not GET). They are not among KEYS,
--- since they rarely exist: while a Cluster moves a slot, it answers TRYAGAIN to calls that name a key which is missing
--- on the new node.
+-- More keys in the slot of the state, made from its name: `keepsake` is what its API keeps with the request; `prompt`
+-- the token ids of the prompt for the next worker; `recording` what it takes to run the request again (both hashes,
+-- since workers' users may not GET and SET). They are not among KEYS, since they often do not exist: while a Cluster
+-- moves a slot, it answers TRYAGAIN to calls that name a key which is missing on the new node.
 local function sibling(name) return (string.gsub(state, 'state$', name)) end
 
 local function now()
@@ -30,7 +30,7 @@ end
 local function remove_foreign(channel)
   if redis.call('EXISTS', state) == 1 then
     set_aside(state, state, 'not the state of a request')
-    redis.call('DEL', state, log, sibling('keepsake'), sibling('prompt'))
+    redis.call('DEL', state, log, sibling('keepsake'), sibling('prompt'), sibling('recording'))
   end
   if channel then redis.call('PUBLISH', channel, '') end
 end
@@ -61,7 +61,7 @@ local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
   local keep = redis.call('HGET', state, 'keep')
   ttl = whole(keep) and keep or ttl
-  for _, key in ipairs({ state, log, sibling('keepsake') }) do redis.call('PEXPIRE', key, ttl) end
+  for _, key in ipairs({ state, log, sibling('keepsake'), sibling('recording') }) do redis.call('PEXPIRE', key, ttl) end
   redis.call('DEL', sibling('prompt'))
   for _, name in ipairs({ 'notify', 'watcher', 'carrier' }) do
     local channel = redis.call('HGET', state, name)
@@ -189,7 +189,7 @@ function commands.note_alone()
 end
 
 -- lease epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms,
--- owner, finish reason or '', prompt or '', and with some the mark of this run as JSON.
+-- owner, finish reason or '', prompt or '', recording or '', and with some the mark of this run as JSON.
 -- The owner is compared too: a store that lost its last second may give an epoch a second time.
 -- -> 1 written (now, or by the same call before), 0 refused, 2 if another program deleted or extended the log
 function commands.append()
@@ -207,7 +207,7 @@ function commands.append()
   if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
   if not write(last, ARGV[6], ARGV[7], first == 0) then return 2 end
   redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
-  local mark, begins = ARGV[15], tokens > 0 and not known[3]
+  local mark, begins = ARGV[16], tokens > 0 and not known[3]
   local time = (mark or begins) and now()
   if mark then
     redis.call('HSET', state, 'mark:' .. ARGV[2], time .. ' ' .. mark, 'logged_at', time)
@@ -220,6 +220,7 @@ function commands.append()
     redis.call('HSET', sibling('prompt'), 'ids', ARGV[14])
     redis.call('PEXPIRE', sibling('prompt'), ARGV[10])
   end
+  if terminal and ARGV[15] ~= '' then redis.call('HSET', sibling('recording'), 'data', ARGV[15]) end
   if terminal then finish(ARGV[9], ARGV[11]) end
   return 1
 end

@@ -16,11 +16,13 @@ from shared.errors import HeadraceError, NotFound
 from shared.protocol import (
     ErrorInfo,
     PriorityClass,
+    Recording,
     Request,
     RequestState,
     Stay,
     TokenEvent,
     decode_event,
+    decode_recording,
     encode,
     encode_event,
 )
@@ -115,7 +117,9 @@ class RedisTokenLog:
 
     async def forget(self, job_id: str) -> None:
         async with self._server.reaching("the token log"):
-            await self._redis.delete(*_keys(job_id), keys.keepsake(job_id), keys.prompt(job_id))
+            await self._redis.delete(
+                *_keys(job_id), keys.keepsake(job_id), keys.prompt(job_id), keys.recording(job_id)
+            )
 
     async def acquire(
         self,
@@ -181,6 +185,7 @@ class RedisTokenLog:
             append.lease.owner,
             event.finish,
             _pack_ids(append.prompt),
+            append.recording,
             *((encode(append.mark),) if append.mark else ()),
         )
 
@@ -217,6 +222,12 @@ class RedisTokenLog:
     async def keepsake(self, job_id: str) -> bytes | None:
         async with self._server.reaching("the token log"):
             return cast(bytes | None, await self._redis.get(keys.keepsake(job_id)))
+
+    async def recording(self, job_id: str) -> Recording | None:
+        async with self._server.reaching("the token log"):
+            data = cast(bytes | None, await self._redis.hget(keys.recording(job_id), "data"))
+        place = keys.recording(job_id)
+        return self._foreign.read("answers", place, lambda: decode_recording(data)) if data else None
 
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         async with self._server.reaching("the token log"):

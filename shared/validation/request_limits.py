@@ -116,6 +116,10 @@ def check_request(request: Request, limits: Limits) -> None:
         _check_messages(request, limits)
     else:
         _check_prompt(request.prompt, limits)
+    if len(request.recorded_prompt) > limits.prompt_chars:
+        raise InvalidRequest(
+            f"prompt_token_ids must have at most {limits.prompt_chars} entries", param="prompt_token_ids"
+        )
     check_params(request.params, limits)
     check_prompt_options(request, limits.prompt_chars)
     if request.tools is not None:

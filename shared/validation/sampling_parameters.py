@@ -92,6 +92,13 @@ SAMPLING_PARAMETERS: tuple[Parameter, ...] = (
         above_minimum=True,
     ),
     Parameter(
+        "watermark",
+        "boolean",
+        "mark the answer with the server's watermark, which `headrace watermark detect` finds",
+        _GENERATING,
+        default=False,
+    ),
+    Parameter(
         "presence_penalty",
         "number",
         "subtracted from the logit of each token generated so far (OpenAI's definition)",

@@ -204,6 +204,8 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/events",
         "/v1/jobs/{job_id}/timeline",
+        "/v1/jobs/{job_id}/recording",
+        "/v1/recordings",
         "/v1/dead-letters",
         "/v1/dead-letters/{letter_id}",
         "/v1/dead-letters/{letter_id}/replay",

@@ -12,6 +12,7 @@ import torch
 from shared.errors import ConfigError
 from shared.settings import QuantizationName, ReasoningParserName, Settings, user_folder
 from workers.engine.quantization.formats import FORMATS
+from workers.engine.sampling.watermark import GreenListMark, TokenMark, make_mark
 from workers.engine.scheduling.batching_policies import Scheduling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +41,7 @@ class EngineConfig:
         quantization: weight format of linear layers and output head; see quantization/formats.py.
         reasoning_parser: format of the model's reasoning: "auto", "off" or a name; see text/reasoning_format.py.
         cache_dir: folder of compiled kernels; None uses plain torch.
+        watermark: mark of the answers to requests that ask for one.
         shared_weights: map packed weights from a file in `cache_dir`, which other processes map too.
         threads: CPU threads of one step; None leaves torch's choice.
         special_tokens_in_messages, special_tokens_in_prompts: see `Tokenizer`.
@@ -67,6 +69,7 @@ class EngineConfig:
     threads: int | None = None
     special_tokens_in_messages: bool = False
     special_tokens_in_prompts: bool = True
+    watermark: TokenMark = field(default_factory=GreenListMark)
 
     def tokenizer_options(self) -> dict[str, Any]:
         """Return the options of `Tokenizer`."""
@@ -78,7 +81,8 @@ class EngineConfig:
         """Return the configuration from the settings with the same names, for the model in `folder`."""
         common = {f.name for f in fields(cls)} & Settings.model_fields.keys() - {"model", "shared_weights"}
         shared = settings.workers > 1 if settings.shared_weights is None else settings.shared_weights
-        return cls(folder, shared_weights=shared, **{name: getattr(settings, name) for name in common})
+        given = {name: getattr(settings, name) for name in common}
+        return cls(folder, shared_weights=shared, watermark=make_mark(settings), **given)
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads"):

@@ -29,7 +29,7 @@ from workers.engine.models.checkpoint import read_json
 from workers.engine.models.encoder_families import EncoderConfig
 from workers.engine.models.encoder_heads import Head
 from workers.engine.models.encoder_loader import load_encoder, read_max_input_tokens
-from workers.engine.models.fingerprint import fingerprint, hash_weights, kernels_identity
+from workers.engine.models.fingerprint import describe_computation, fingerprint, hash_weights, kernels_identity
 from workers.engine.request_check import check_vocabulary
 from workers.engine.stage import Stage
 from workers.engine.stats import EngineStats
@@ -100,12 +100,13 @@ class EncoderEngine:
         vocab_size: int,
         max_model_len: int,
         max_tokens: int,
-        fingerprint: str,
+        computation: Mapping[str, str],
         device: torch.device,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
-        self.fingerprint = fingerprint
+        self.computation = computation
+        self.fingerprint = fingerprint(computation)
         self.task: Task = head.task
         self._model = model
         self._head = head
@@ -135,12 +136,12 @@ class EncoderEngine:
             vocab_size=found.vocab_size,
             max_model_len=read_max_input_tokens(config.model, found, config.max_model_len),
             max_tokens=config.max_num_batched_tokens,
-            fingerprint=fingerprint(
+            computation=describe_computation(
                 hash_weights(config.model, config.cache_dir),
                 device,
-                str(dtype),
-                config.quantization,
-                kernels_identity(kernels),
+                dtype=str(dtype),
+                quantization=config.quantization,
+                kernels=kernels_identity(kernels),
             ),
             device=device,
         )

@@ -5,7 +5,7 @@ Single-threaded and synchronous; only the tokenizer may be used from other threa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -27,7 +27,7 @@ from workers.engine.grammar.support import load_grammar_support
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner, load_runner
-from workers.engine.models.fingerprint import fingerprint, hash_weights, kernels_identity
+from workers.engine.models.fingerprint import describe_computation, fingerprint, hash_weights, kernels_identity
 from workers.engine.models.loader import read_ahead, read_eos_token_ids, read_model_config
 from workers.engine.request_check import check_request
 from workers.engine.sampling.logprobs import StepLogprobs
@@ -64,10 +64,11 @@ class Engine:
         eos_token_ids: frozenset[int],
         max_model_len: int,
         num_blocks: int,
-        fingerprint: str,
+        computation: Mapping[str, str],
     ) -> None:
         self.tokenizer = tokenizer
-        self.fingerprint = fingerprint
+        self.computation = computation
+        self.fingerprint = fingerprint(computation)
         self.constraints, self._masks = load_grammar_support(tokenizer, vocab_size, eos_token_ids)
         self.max_model_len = max_model_len
         self._config = config
@@ -75,7 +76,12 @@ class Engine:
         self._gpu_memory = GpuMemory(runner.device)
         self._vocab_size = vocab_size
         self._sequences = SequenceBuilder(
-            tokenizer, eos_token_ids, max_model_len=max_model_len, vocab_size=vocab_size, device=runner.device
+            tokenizer,
+            eos_token_ids,
+            max_model_len=max_model_len,
+            vocab_size=vocab_size,
+            device=runner.device,
+            watermark=config.watermark,
         )
         self._pool = BlockPool(num_blocks)
         self._prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
@@ -137,8 +143,13 @@ class Engine:
             eos_token_ids=eos,
             max_model_len=size.max_model_len,
             num_blocks=size.num_blocks,
-            fingerprint=fingerprint(
-                weights.result(), device, str(dtype), config.quantization, kernels_identity(kernels)
+            computation=describe_computation(
+                weights.result(),
+                device,
+                dtype=str(dtype),
+                quantization=config.quantization,
+                kernels=kernels_identity(kernels),
+                watermark=config.watermark.identity,
             ),
         )
 

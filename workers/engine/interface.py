@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -297,6 +297,10 @@ class Generator(Protocol):
     @property
     def fingerprint(self) -> str:
         """Identity of the engine's computation: engines with equal fingerprints give equal answers."""
+
+    @property
+    def computation(self) -> Mapping[str, str]:
+        """Return what the fingerprint was made of, by name; empty if it is not known."""
 
     @property
     def max_model_len(self) -> int: ...

@@ -11,6 +11,7 @@ from shared.errors import EngineFailed
 from shared.protocol import CallDelta, FinishReason, PriorityClass, SamplingParams, StopReason, Token, TokenLogprobs
 from workers.engine.echo import Echo
 from workers.engine.interface import LogitsRules, Matcher, ToolParser
+from workers.engine.mark import Mark
 from workers.engine.text.detokenizer import TextStream
 from workers.engine.text.reasoning_parser import ReasoningParser
 from workers.engine.waits import WaitClock
@@ -28,6 +29,7 @@ class Sequence:
         num_computed_tokens: how many of `tokens` have their keys and values in the cache.
         max_tokens: most output tokens; 0 only computes the prompt.
         rules: tokens that the request forbids, if it forbids any.
+        watermark: the mark of the answer, if the request asks for one.
         matcher: the state of the choice's grammar after the output so far, if it has a grammar.
         tool_parser: finds tool calls in the choice's text, if it may make any.
         reasoning_parser: separates the choice's reasoning, if the model reasons.
@@ -51,6 +53,7 @@ class Sequence:
     eos_token_ids: frozenset[int]
     text: TextStream
     rules: LogitsRules | None = None
+    watermark: Mark | None = None
     matcher: Matcher | None = None
     tool_parser: ToolParser | None = None
     reasoning_parser: ReasoningParser | None = None

@@ -8,6 +8,7 @@ import torch
 
 from workers.engine.constraint_gate import ConstraintGate
 from workers.engine.interface import EngineRequest
+from workers.engine.mark import Mark
 from workers.engine.sampling.token_rules import TokenRules
 from workers.engine.sequence import Sequence
 from workers.engine.text.detokenizer import TextStream
@@ -27,19 +28,25 @@ class SequenceBuilder:
         max_model_len: int,
         vocab_size: int,
         device: torch.device,
+        watermark: Mark,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         self._device = device
+        self._watermark = watermark
         self._arrivals = count()
 
     def build(self, request: EngineRequest) -> list[Sequence]:
         """Return the choices of a request in their state after the tokens that earlier runs emitted.
 
-        Raises EngineFailed if the grammar does not accept one of them.
+        Raises:
+            EngineFailed: the grammar does not accept one of them.
+            InvalidRequest: the answer cannot be marked.
         """
+        if request.params.watermark:
+            self._watermark.check(request.params)
         rules, waits = self._rules(request), WaitClock()
         choices = range(request.params.n if request.params.max_tokens != 0 else 1)  # one computes the prompt
         return [self._choice(request, choice, rules, waits) for choice in choices]
@@ -62,6 +69,7 @@ class SequenceBuilder:
             eos_token_ids=self._eos_token_ids,
             text=text,
             rules=rules,
+            watermark=self._watermark if params.watermark else None,
             matcher=matcher,
             tool_parser=request.tool_parser() if request.tool_parser else None,
             reasoning_parser=reasoning,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -46,6 +47,7 @@ class PredictorEngine:
     constraints = None
     task: Task = "predict"
     max_model_len = 0
+    computation: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from shared.errors import HeadraceError
 from shared.models.worker_registry import Task, WorkerInfo
@@ -21,6 +22,7 @@ class RefusingEngine:
     tokenizer = None
     constraints = None
     fingerprint = ""
+    computation: Mapping[str, str] = MappingProxyType({})
     max_model_len = 0
     task: Task = "generate"
 

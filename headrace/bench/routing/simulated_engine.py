@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from types import MappingProxyType
 
 from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
@@ -118,6 +119,7 @@ class SimulatedEngine:
 
     constraints = None
     fingerprint = "fp_simulated"
+    computation: Mapping[str, str] = MappingProxyType({})
     task: Task = "generate"
 
     def __init__(self, device: Device) -> None:

@@ -48,6 +48,7 @@ SAMPLING = {
     "top_k": 3,
     "min_p": 0.25,
     "typical_p": 0.5,
+    "watermark": True,
     "presence_penalty": -1,
     "frequency_penalty": 1,
     "repetition_penalty": 1.5,

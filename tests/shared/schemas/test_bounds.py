@@ -69,6 +69,7 @@ SAMPLING = {
         "top_k": 1,
         "min_p": 0,
         "typical_p": 1,
+        "watermark": True,
         "repetition_penalty": 1,
         "seed": 1,
         "n": 1,
@@ -139,7 +140,7 @@ ENCODER = {"truncate_prompt_tokens": 1, "truncation_side": "left", "timeout": 1,
 PAIR = {"max_tokens_per_query": 1, "max_tokens_per_doc": 1}
 TGI = {
     **{"frequency_penalty": 1, "max_new_tokens": 1, "repetition_penalty": 1, "temperature": 1, "top_k": 1},
-    **{"top_n_tokens": 1, "top_p": 0.5, "truncate": 1, "typical_p": 0.5},
+    **{"top_n_tokens": 1, "top_p": 0.5, "truncate": 1, "typical_p": 0.5, "watermark": True},
 }
 TGI_GRAMMARS = [
     *({"type": "json", "value": each} for each in (SCHEMA, "{}")),

@@ -88,7 +88,7 @@ TGI = {
     **{"adapter_id": None, "best_of": 1, "decoder_input_details": True, "details": True, "do_sample": True},
     **{"frequency_penalty": 1, "max_new_tokens": 5, "repetition_penalty": 1.1, "return_full_text": True},
     **{"stop": ["a"], "temperature": 0.5, "top_k": 3, "top_n_tokens": 2, "top_p": 0.5, "truncate": 5},
-    **{"typical_p": 0.5, "watermark": False},
+    **{"typical_p": 0.5, "watermark": True},
 }
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 ITEMS = [

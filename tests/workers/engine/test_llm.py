@@ -25,7 +25,7 @@ ignore_eos logprobs logit_bias structured_outputs min_tokens stop_token_ids incl
 skip_special_tokens spaces_between_special_tokens bad_words allowed_token_ids thinking_token_budget prompt_logprobs
 """
 SERVER_NAMES = {"echo", "best_of", "include_reasoning", "return_token_ids"}  # of requests to a server
-TGI_NAMES = {"typical_p"}
+TGI_NAMES = {"typical_p", "watermark"}
 
 
 @pytest.fixture(scope="module")

@@ -100,12 +100,15 @@ def test_all_sampling_fields_are_passed_on() -> None:
     assert found["prompt"] == "once"
 
 
-def test_typical_p_is_refused_where_the_server_lacks_it() -> None:
+def test_what_the_server_lacks_is_refused_by_name() -> None:
     asked = completion(typical_p=0.5)
     assert body(asked, "llamacpp")["typical_p"] == 0.5
     for kind in ("vllm", "sglang", "other"):
         with pytest.raises(InvalidRequest, match="typical_p"):
             body(asked, kind)
+    for kind in ("vllm", "sglang", "llamacpp", "other"):
+        with pytest.raises(InvalidRequest, match="watermark"):
+            body(completion(watermark=True), kind)
 
 
 def test_prompts_of_token_ids_go_as_ids() -> None:

@@ -105,7 +105,8 @@ void score_block(const float* const* queries, const float* keys, int64_t slots, 
 
 // Replaces scores[0 … count) by weights e^(scale * (score - largest)), and returns their sum.
 float exponentiate(float* scores, int64_t count, float scale) {
-  Vec most = splat(scores[0]), total{};
+  Vec most = splat(scores[0]);
+  Sums sums;
   const int64_t whole = count / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
     const Vec s = load(scores + i);
@@ -113,18 +114,22 @@ float exponentiate(float* scores, int64_t count, float scale) {
   }
   float peak = largest(most);
   for (int64_t i = whole; i < count; ++i) peak = scores[i] > peak ? scores[i] : peak;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    const Vec weight = exp((load(scores + i) - peak) * scale);
-    store(scores + i, weight);
-    total += weight;
+  int64_t i = 0;
+  for (; i + kSumLanes <= count; i += kSumLanes)
+    for (int64_t v = 0; v < kSumVecs; ++v) {
+      float* at = scores + i + v * kLanes;
+      const Vec weight = exp((load(at) - peak) * scale);
+      store(at, weight);
+      sums.parts[v] += weight;
+    }
+  for (int64_t v = 0; i < count; i += kLanes, ++v) {
+    const int64_t left = count - i;
+    Vec weight = exp((load_part(scores + i, left) - peak) * scale);
+    for (int64_t lane = left; lane < kLanes; ++lane) weight[lane] = 0;
+    store_part(scores + i, weight, left);
+    sums.parts[v] += weight;
   }
-  if (whole < count) {
-    Vec weight = exp((load_part(scores + whole, count - whole) - peak) * scale);
-    for (int64_t i = count - whole; i < kLanes; ++i) weight[i] = 0;
-    store_part(scores + whole, weight, count - whole);
-    total += weight;
-  }
-  return sum(total);
+  return sums.total();
 }
 
 // Adds the weighted values of `count` slots to the outputs of M queries, for V vectors of dimensions.

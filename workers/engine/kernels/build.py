@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,28 +39,33 @@ def find_compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
 
 
-def load_library(folder: Path) -> ctypes.CDLL:
-    """Load the library from `folder`, after building it if it is missing. Raises BuildFailed."""
+def load_library(folder: Path, extra_flags: Sequence[str] = ()) -> ctypes.CDLL:
+    """Load the library from `folder`, after building it if it is missing. Raises BuildFailed.
+
+    Args:
+        extra_flags: options of the compiler, such as another CPU.
+    """
     compiler = find_compiler()
     if compiler is None:
         raise BuildFailed("no C++ compiler found")
     try:
-        path = folder / f"{_key(compiler)}.so"
-        make_once(path, partial(_build, compiler))
+        flags = [*_flags(), *extra_flags]
+        path = folder / f"{_key(compiler, flags)}.so"
+        make_once(path, partial(_build, compiler, flags))
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildFailed(f"{type(error).__name__}: {error}") from error
 
 
-def _build(compiler: str, work: Path) -> Path:
+def _build(compiler: str, flags: Sequence[str], work: Path) -> Path:
     begin = time.monotonic()
     made = work / "kernels.so"
-    _run(_compile_command(compiler, made))
+    _run(_compile_command(compiler, flags, made))
     _log.info("kernels_built", seconds=round(time.monotonic() - begin, 1))
     return made
 
 
-def _compile_command(compiler: str, target: Path) -> list[str]:
+def _compile_command(compiler: str, flags: Sequence[str], target: Path) -> list[str]:
     """Return the command that compiles and links.
 
     It links torch's own OpenMP, which is loaded already: a second one would have its own threads.
@@ -67,7 +73,7 @@ def _compile_command(compiler: str, target: Path) -> list[str]:
     torch_folder = Path(torch.__file__).parent
     return [
         compiler,
-        *_flags(),
+        *flags,
         *WARNINGS,
         *("-isystem", str(torch_folder / "include")),
         *sorted(str(source) for source in SOURCE_FOLDER.glob("*.cpp")),
@@ -95,9 +101,9 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: str, flags: Sequence[str]) -> str:
     """Hash all that a library depends on: sources, flags, compiler, torch, and the CPU (for -march=native)."""
-    parts = [_run([compiler, "--version"]), torch.__version__, *_flags(), _cpu_flags()]
+    parts = [_run([compiler, "--version"]), torch.__version__, *flags, _cpu_flags()]
     parts += [path.read_text(encoding="utf-8") for path in sorted(SOURCE_FOLDER.glob("*.[ch]*")) if path.is_file()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 

@@ -9,18 +9,18 @@ namespace {
 constexpr int64_t kMinPerThread = 8192;  // numbers; with fewer, a second thread costs more than it saves
 
 float sum_of_squares(const float* x, int64_t size) {
-  Vec even{}, odd{};
+  Sums sums;
   int64_t i = 0;
-  for (; i + 2 * kLanes <= size; i += 2 * kLanes) {
-    const Vec a = load(x + i), b = load(x + i + kLanes);
-    even = fma(a, a, even);
-    odd = fma(b, b, odd);
-  }
-  for (; i < size; i += kLanes) {
+  for (; i + kSumLanes <= size; i += kSumLanes)
+    for (int64_t v = 0; v < kSumVecs; ++v) {
+      const Vec a = load(x + i + v * kLanes);
+      sums.parts[v] = fma(a, a, sums.parts[v]);
+    }
+  for (int64_t v = 0; i < size; i += kLanes, ++v) {
     const Vec a = load_part(x + i, size - i);
-    even = fma(a, a, even);
+    sums.parts[v] = fma(a, a, sums.parts[v]);
   }
-  return sum(even + odd);
+  return sums.total();
 }
 
 }  // namespace

@@ -24,6 +24,8 @@ namespace headrace {
 #endif
 constexpr int64_t kLanes = HEADRACE_LANES;
 constexpr int64_t kPanel = 2 * kLanes;  // columns of a tile of a product
+constexpr int64_t kSumLanes = 32;       // of a sum over a row: the same on every CPU, so that it is rounded alike
+constexpr int64_t kSumVecs = kSumLanes / kLanes;
 constexpr int kTile = 6;                // rows of a tile: 12 sums and their operands fill 16 registers
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
@@ -70,6 +72,17 @@ inline float sum(Vec v) {  // by halves, in a fixed order
     for (int64_t i = 0; i < width; ++i) v[i] += v[i + width];
   return v[0];
 }
+
+// Partial sums over a row: number i of the row is added to lane i % kSumLanes.
+struct Sums {
+  Vec parts[kSumVecs] = {};
+  float total() {  // by halves, in the order of one vector of kSumLanes
+    for (int64_t width = kSumVecs / 2; width > 0; width /= 2)
+      for (int64_t i = 0; i < width; ++i) parts[i] += parts[i + width];
+    return sum(parts[0]);
+  }
+};
+
 inline float largest(Vec v) {
   float most = v[0];
   for (int64_t i = 1; i < kLanes; ++i) most = v[i] > most ? v[i] : most;

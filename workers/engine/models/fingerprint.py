@@ -1,6 +1,7 @@
 """Fingerprint of an engine: equal for engines that compute the same bits.
 
-Sums within a row depend on the width of the CPU's vectors, so that it counts, as the kernels do.
+The compiled kernels compute the same logits with vectors of any width. torch does not: it draws tokens by a softmax
+whose sums depend on the width. So the width counts.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,13 +23,19 @@ DIGEST_BYTES = 6
 SMALL_BYTES = 2**26  # a file up to this size is hashed in less than 0.2 s, and its hash is not kept
 
 
-def fingerprint(weights: str, device: torch.device, *parts: str) -> str:
-    """Return a string that is equal for equal weights, torch version, kind of device and `parts`.
+def describe_computation(weights: str, device: torch.device, **parts: str) -> dict[str, str]:
+    """Return what the bits of an engine depend on, by name.
 
     Args:
         weights: their hash, by `hash_weights`.
     """
-    known = repr((PROTOCOL_VERSION, torch.__version__, _kind(device), weights, parts))
+    common = {"protocol": str(PROTOCOL_VERSION), "torch": str(torch.__version__), "weights": weights}
+    return common | _kind(device) | parts
+
+
+def fingerprint(computation: Mapping[str, str]) -> str:
+    """Return a string that is equal for equal computations."""
+    known = repr(sorted(computation.items()))
     return f"fp_{hashlib.blake2b(known.encode(), digest_size=DIGEST_BYTES).hexdigest()}"
 
 
@@ -51,10 +59,10 @@ def hash_weights(folder: Path, cache: Path | None) -> str:
     return digest.hexdigest()
 
 
-def _kind(device: torch.device) -> str:
+def _kind(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+        return {"device": torch.cuda.get_device_name(device)}
+    return {"device": device.type, "vectors": torch.backends.cpu.get_cpu_capability()}
 
 
 def _hash_of(path: Path, cache: Path | None) -> str:

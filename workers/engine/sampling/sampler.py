@@ -40,17 +40,26 @@ def noise_key(seed: int, choice: int, position: int) -> tuple[int, int]:
 
 
 def exponentials(keys: list[tuple[int, int]], vocab: int, device: torch.device) -> Tensor:
-    """Draw from the standard exponential distribution for each key and token: [R, vocab] float32.
+    """Draw from the standard exponential distribution for each key and token: [R, vocab] float32."""
+    words = key_words(keys, device)
+    tokens = torch.arange(vocab, dtype=torch.int32, device=device)
+    return uniforms(tokens, words[:, :1], words[:, 1:]).log_().neg_()
+
+
+def key_words(keys: list[tuple[int, int]], device: torch.device) -> Tensor:
+    """Return the words of keys as a tensor: [R, 2] int32."""
+    return torch.tensor([[_signed(word) for word in key] for key in keys], dtype=torch.int32, device=device)
+
+
+def uniforms(tokens: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Draw a number between 0 and 1, without either, for each token id and words of a key, which are broadcast.
 
     The generator is counter-based: two rounds of the integer hash lowbias32 over the token id and the key
     (https://github.com/skeeto/hash-prospector), in wrapping 32-bit arithmetic.
     """
-    words = torch.tensor([[_signed(word) for word in key] for key in keys], dtype=torch.int32, device=device)
-    tokens = torch.arange(vocab, dtype=torch.int32, device=device)
-    bits = _lowbias32(_lowbias32(tokens[None, :] ^ words[:, :1]).add_(words[:, 1:]))
+    bits = _lowbias32(_lowbias32(tokens ^ first).add_(second))
     # 23 bits plus a half are exact in float32; one more bit could round up to 1, whose draw of 0 would give 0 / 0
-    uniform = bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
-    return uniform.log_().neg_()
+    return bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
 
 
 def _lowbias32(x: Tensor) -> Tensor:
@@ -75,6 +84,8 @@ def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) 
         mask: the tokens that the rows with a grammar allow.
     """
     for row, sequence in zip(logits, sequences, strict=True):
+        if sequence.watermark is not None:  # first, as in TGI
+            sequence.watermark.bias(row, sequence.tokens)
         _penalize(row, sequence)
     if mask is not None:
         mask.apply(logits)
@@ -84,7 +95,7 @@ def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) 
     highest, tokens = logits.max(dim=-1)
     finite = highest.isfinite().tolist()
     drawn: list[int | None] = [t if ok else None for t, ok in zip(tokens.tolist(), finite, strict=True)]
-    rows = [i for i, s in enumerate(sequences) if finite[i] and not _is_greedy(s.params)]
+    rows = [i for i, s in enumerate(sequences) if finite[i] and not is_greedy(s.params)]
     if rows:
         picked = logits if len(rows) == len(sequences) else logits[rows]
         for i, token in zip(rows, _draw(picked, [sequences[i] for i in rows]).tolist(), strict=True):
@@ -102,11 +113,16 @@ def takes_most_likely(sequence: Sequence) -> bool:
     """Return whether the model's most likely token is always the next one, whatever the tokens so far."""
     params = sequence.params
     penalized = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
-    restricted = sequence.rules is not None or sequence.matcher is not None or sequence.forced_token is not None
-    return _is_greedy(params) and not (penalized or params.logit_bias or restricted)
+    restricted = (
+        sequence.rules is not None
+        or sequence.watermark is not None
+        or sequence.matcher is not None
+        or sequence.forced_token is not None
+    )
+    return is_greedy(params) and not (penalized or params.logit_bias or restricted)
 
 
-def _is_greedy(params: SamplingParams) -> bool:
+def is_greedy(params: SamplingParams) -> bool:
     """Return True if the most likely token is taken, without a draw."""
     return params.temperature < MIN_TEMPERATURE or params.top_p == 0
 
@@ -141,8 +157,13 @@ def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
         probs = probs.masked_fill(probs < thresholds(probs, params)[:, None], 0)
     if any(p.typical_p < 1.0 for p in params):
         probs = keep_typical(probs, params)
-    keys = [noise_key(s.params.seed, s.choice, s.num_output_tokens) for s in sequences]
+    keys = [_noise_key(sequence) for sequence in sequences]
     return (probs / exponentials(keys, probs.shape[1], logits.device)).argmax(-1)
+
+
+def _noise_key(sequence: Sequence) -> tuple[int, int]:
+    draw = noise_key if sequence.watermark is None else sequence.watermark.noise_key
+    return draw(sequence.params.seed, sequence.choice, sequence.num_output_tokens)
 
 
 def thresholds(probs: Tensor, params: list[SamplingParams]) -> Tensor:

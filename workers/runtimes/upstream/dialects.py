@@ -26,6 +26,7 @@ SAMPLING_EXTRAS = {
         "allowed_token_ids",
         "thinking_token_budget",
         "typical_p",
+        "watermark",
     )
 }
 PROMPT_EXTRAS = {
@@ -41,7 +42,8 @@ PROMPT_EXTRAS = {
     )
 }
 JSON_EXTRAS = ("chat_template_kwargs", "documents")  # JSON text here
-VLLM_EXTRAS = MappingProxyType({name: name for name in (*SAMPLING_EXTRAS, *PROMPT_EXTRAS) if name != "typical_p"})
+NOT_VLLM = {"typical_p", "watermark"}
+VLLM_EXTRAS = MappingProxyType({name: name for name in (*SAMPLING_EXTRAS, *PROMPT_EXTRAS) if name not in NOT_VLLM})
 
 
 def _named(*names: str, **renamed: str) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 import uvloop
@@ -43,6 +43,7 @@ class UpstreamEngine:
         self.task: Task = "generate"
         identity = hashlib.sha256(f"{address.url} {model.name}".encode()).hexdigest()
         self.fingerprint = f"fp_upstream_{identity[:16]}"
+        self.computation: Mapping[str, str] = {}
         self.max_model_len = settings.max_model_len or model.max_model_len or DEFAULT_CONTEXT_TOKENS
         self._model = model
         self._dialect = DIALECTS[model.kind]

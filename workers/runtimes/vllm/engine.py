@@ -6,7 +6,7 @@ The sequences are those of the native engine: they find the ends, the text and t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -18,6 +18,8 @@ from shared.protocol import FinishReason, Token, TokenLogprobs
 from workers.engine.echo import Echo
 from workers.engine.grammar.support import load_grammar_support
 from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.mark import Mark
+from workers.engine.models.fingerprint import fingerprint
 from workers.engine.request_check import check_prompt_length, check_request
 from workers.engine.sampling.logprobs import MIN_LOGPROB, spell, spell_next
 from workers.engine.sequence_builder import SequenceBuilder
@@ -54,12 +56,14 @@ class VllmEngine:
         tokenizer: Tokenizer,
         eos_token_ids: frozenset[int],
         *,
-        fingerprint: str,
+        computation: Mapping[str, str],
         max_num_seqs: int,
         native_sampling: bool,
+        watermark: Mark,
     ) -> None:
         self.tokenizer = tokenizer
-        self.fingerprint = fingerprint
+        self.computation = computation
+        self.fingerprint = fingerprint(computation)
         self.max_model_len = executor.max_model_len
         self.constraints, _ = load_grammar_support(tokenizer, executor.vocab_size, eos_token_ids)
         self._executor = executor
@@ -71,6 +75,7 @@ class VllmEngine:
             max_model_len=executor.max_model_len,
             vocab_size=executor.vocab_size,
             device=torch.device(executor.device_type),
+            watermark=watermark,
         )
         self._choices: dict[str, Choice] = {}  # that have not ended, by their id in vLLM
         self._unfinished: dict[str, list[Choice]] = {}  # the same by job id

@@ -43,6 +43,7 @@ def check_supported(request: EngineRequest) -> None:
         "typical_p": params.typical_p < 1.0,
         "presence_penalty": params.presence_penalty != 0,
         "frequency_penalty": params.frequency_penalty != 0,
+        "watermark": params.watermark,
         "bad_words": bool(request.bad_words),
         "thinking_token_budget": params.thinking_token_budget is not None,
         "structured_outputs": params.structured_outputs is not None,

@@ -19,7 +19,7 @@ from shared.settings import Settings
 from workers.engine.config import EngineConfig
 from workers.engine.models.decoder import parse_token_ids
 from workers.engine.models.encoder_loader import is_encoder
-from workers.engine.models.fingerprint import fingerprint, hash_weights
+from workers.engine.models.fingerprint import describe_computation, hash_weights
 from workers.engine.models.loader import read_eos_token_ids
 from workers.engine.text.tokenizer import Tokenizer
 from workers.runtimes.vllm.engine import VllmEngine
@@ -43,14 +43,16 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
     eos = read_eos_token_ids(folder, parse_token_ids(executor.configured_eos))
     if tokenizer.eos_token_id is not None:
         eos |= {tokenizer.eos_token_id}
-    parts = ("vllm", vllm.__version__, identity(arguments))
+    parts = {"vllm": vllm.__version__, "arguments": identity(arguments), "watermark": config.watermark.identity}
+    weights = hash_weights(folder, config.cache_dir)
     return VllmEngine(
         executor,
         tokenizer,
         eos,
-        fingerprint=fingerprint(hash_weights(folder, config.cache_dir), torch.device(executor.device_type), *parts),
+        computation=describe_computation(weights, torch.device(executor.device_type), **parts),
         max_num_seqs=settings.max_num_seqs,
         native_sampling=native_sampling,
+        watermark=config.watermark,
     )
 
 

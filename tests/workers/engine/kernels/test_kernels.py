@@ -154,10 +154,10 @@ def test_concurrent_processes_build_once(tmp_path: Path) -> None:
 def test_other_flags_give_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = build.find_compiler()
     assert compiler is not None
-    before = build._key(compiler)
-    assert build._key(compiler) == before
+    before = build._key(compiler, build._flags())
+    assert build._key(compiler, build._flags()) == before
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
-    assert build._key(compiler) != before
+    assert build._key(compiler, build._flags()) != before
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
@@ -187,7 +187,7 @@ def test_processes_that_start_at_once_build_once(tmp_path: Path, monkeypatch: py
     """File locks separate threads as they separate processes."""
     builds: list[Path] = []
 
-    def fake_build(compiler: str, work: Path) -> Path:
+    def fake_build(compiler: str, flags: list[str], work: Path) -> Path:
         builds.append(work)
         return Path(shutil.copyfile(_ctypes.__file__, work / "kernels.so"))
 

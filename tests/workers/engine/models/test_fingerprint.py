@@ -10,7 +10,7 @@ import torch
 
 from workers.engine.kernels.torch_kernels import TorchKernels
 from workers.engine.models import fingerprint as module
-from workers.engine.models.fingerprint import fingerprint, hash_weights, kernels_identity
+from workers.engine.models.fingerprint import describe_computation, fingerprint, hash_weights, kernels_identity
 
 CPU = torch.device("cpu")
 SIZE = 3 * 2**20
@@ -77,8 +77,8 @@ def test_a_cache_that_cannot_be_written_does_no_harm(folder: Path) -> None:
 def test_the_machine_and_the_kernels_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = hash_weights(folder, None)
     kernels = kernels_identity(TorchKernels())
-    here = fingerprint(weights, CPU, kernels)
-    assert here == fingerprint(weights, CPU, kernels)
-    assert here != fingerprint(weights, CPU, "other kernels")
+    here = fingerprint(describe_computation(weights, CPU, kernels=kernels))
+    assert here == fingerprint(describe_computation(weights, CPU, kernels=kernels))
+    assert here != fingerprint(describe_computation(weights, CPU, kernels="other kernels"))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX1024")
-    assert here != fingerprint(weights, CPU, kernels)
+    assert here != fingerprint(describe_computation(weights, CPU, kernels=kernels))

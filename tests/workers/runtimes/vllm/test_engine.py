@@ -14,6 +14,7 @@ from tests.support.engine_driver import Answers, drain, step
 from tests.support.scripted_executor import IMPOSSIBLE, LIKELIEST, ScriptedExecutor
 from workers.engine.interface import EngineRequest
 from workers.engine.sampling.logprobs import MIN_LOGPROB
+from workers.engine.sampling.watermark import GreenListMark
 from workers.engine.text.tokenizer import Tokenizer
 from workers.runtimes.vllm.engine import VllmEngine
 
@@ -33,9 +34,29 @@ def executor(tokenizer: Tokenizer) -> ScriptedExecutor:
     return ScriptedExecutor(tokenizer.encode(SCRIPT))
 
 
+def make_engine(executor: ScriptedExecutor, tokenizer: Tokenizer, *, native_sampling: bool) -> VllmEngine:
+    return VllmEngine(
+        executor,
+        tokenizer,
+        frozenset({EOS}),
+        computation={},
+        max_num_seqs=4,
+        native_sampling=native_sampling,
+        watermark=GreenListMark(),
+    )
+
+
 @pytest.fixture
 def engine(tokenizer: Tokenizer, executor: ScriptedExecutor) -> VllmEngine:
-    return VllmEngine(executor, tokenizer, frozenset({EOS}), fingerprint="fp", max_num_seqs=4, native_sampling=True)
+    return VllmEngine(
+        executor,
+        tokenizer,
+        frozenset({EOS}),
+        computation={},
+        max_num_seqs=4,
+        native_sampling=True,
+        watermark=GreenListMark(),
+    )
 
 
 @pytest.fixture
@@ -151,7 +172,13 @@ def test_what_does_not_fit_is_refused(engine: VllmEngine, prompt: tuple[int, ...
 
 def test_a_refusal_by_vllm_leaves_nothing_behind(tokenizer: Tokenizer, executor: ScriptedExecutor) -> None:
     engine = VllmEngine(
-        executor, tokenizer, frozenset({EOS}), fingerprint="fp", max_num_seqs=4, native_sampling=False
+        executor,
+        tokenizer,
+        frozenset({EOS}),
+        computation={},
+        max_num_seqs=4,
+        native_sampling=False,
+        watermark=GreenListMark(),
     )
     with pytest.raises(InvalidRequest, match="vLLM does not accept this request: temperature"):
         engine.add(EngineRequest("r", (1,), SamplingParams(temperature=3.0)))

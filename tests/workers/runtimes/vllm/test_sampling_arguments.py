@@ -75,6 +75,7 @@ def test_each_choice_and_each_run_has_a_seed_of_its_own() -> None:
     ("name", "value"),
     [
         ("typical_p", 0.5),
+        ("watermark", True),
         ("presence_penalty", 0.5),
         ("frequency_penalty", -0.5),
         ("thinking_token_budget", 4),

@@ -1,0 +1,106 @@
+"""Kernels that were compiled for vectors of different widths compute the same bits."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.protocol import SamplingParams, TokenLogprobs
+from tests.support.engine_driver import drain, load
+from tests.support.paged_steps import make_step
+from workers.engine.config import EngineConfig
+from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.interface import EngineRequest
+from workers.engine.kernels import HeadLayout, select
+from workers.engine.kernels.build import load_library
+from workers.engine.kernels.cpp_kernels import CppKernels
+from workers.engine.quantization.int8 import Int8
+from workers.engine.quantization.interface import Quantization
+from workers.engine.quantization.unquantized import UNQUANTIZED
+
+pytestmark = pytest.mark.slow  # the first run compiles the kernels a second time
+AVX512_PANEL = 32  # columns: two vectors
+SPANS = [(5, 1), (3, 8), (30, 1), (0, 33), (70, 2)]
+
+
+@pytest.fixture(scope="module")
+def cache() -> Path:
+    folder = EngineConfig(Path()).cache_dir
+    assert folder is not None
+    return folder / "kernels"
+
+
+@pytest.fixture(scope="module")
+def other_flags(cache: Path) -> tuple[str, ...]:
+    """Flags for the other width: AVX2 on a CPU with AVX-512, and otherwise twice that of the CPU."""
+    wide = load_library(cache).hr_panel() == AVX512_PANEL
+    return ("-march=x86-64-v3",) if wide else ("-DHEADRACE_LANES=16",)
+
+
+@pytest.fixture(params=[UNQUANTIZED, Int8()], ids=["none", "int8"])
+def both(
+    cache: Path, other_flags: tuple[str, ...], request: pytest.FixtureRequest
+) -> tuple[CppKernels, CppKernels]:
+    form: Quantization = request.param
+    libraries = load_library(cache), load_library(cache, other_flags)
+    assert libraries[0].hr_panel() != libraries[1].hr_panel()
+    native, other = (CppKernels(library, form) for library in libraries)
+    return native, other
+
+
+@pytest.mark.parametrize("size", [1, 8, 24, 33, 100, 576])
+def test_rows_and_products_are_the_same(both: tuple[CppKernels, CppKernels], size: int) -> None:
+    torch.manual_seed(size)
+    x, residual, weight = torch.randn(9, size), torch.randn(9, size), torch.randn(size)
+    gate_up, matrix, bias = torch.randn(9, 2 * size) * 20, torch.randn(70, size), torch.randn(70)
+    native, other = (
+        [
+            kernels.add_rms_norm(x, residual.clone(), weight, 1e-5).clone(),
+            kernels.silu_mul(gate_up).clone(),
+            kernels.linear([matrix], bias, keep=True)(x),
+        ]
+        for kernels in both
+    )
+    assert all(torch.equal(one, two) for one, two in zip(native, other, strict=True))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (9, 3, 24), (4, 4, 64)])
+@pytest.mark.parametrize("block_size", [5, 16])
+def test_attention_is_the_same(
+    both: tuple[CppKernels, CppKernels], heads: int, kv_heads: int, dim: int, block_size: int
+) -> None:
+    torch.manual_seed(dim)
+    step = make_step(SPANS, block_size, 80)
+    angles = torch.rand(80, dim // 2) * 6
+    layout = HeadLayout(heads, kv_heads, dim, angles.cos(), angles.sin(), 1e-6)
+    keys, values = torch.randn(80, kv_heads, dim, block_size), torch.randn(80, kv_heads, block_size, dim)
+    qkv, norms = (
+        torch.randn(len(step.positions), (heads + 2 * kv_heads) * dim),
+        (torch.randn(dim), torch.randn(dim)),
+    )
+    found = []
+    for kernels in both:
+        layer = LayerCache(keys.clone(), values.clone())
+        queries = kernels.rope_and_cache(qkv, layout, norms, layer, step).clone()
+        found.append((queries, layer.keys, kernels.attention(queries, layer, step).clone()))
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_answers_have_the_same_bits(
+    llama: Path, other_flags: tuple[str, ...], quantization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens and log-probabilities of sampled answers are equal, to the last bit."""
+
+    def answer() -> list[tuple[int, TokenLogprobs | None]]:
+        engine = load(llama, quantization=quantization, device="cpu")
+        params = SamplingParams(temperature=1.0, seed=4, max_tokens=60, logprobs=5, ignore_eos=True)
+        engine.add(EngineRequest("r", tuple(b"a river runs to the mill"), params))
+        return [(token.id, token.logprobs) for token in drain(engine).tokens["r", 0]]
+
+    native = answer()
+    monkeypatch.setattr(select, "load_library", partial(load_library, extra_flags=other_flags))
+    assert answer() == native

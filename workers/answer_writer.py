@@ -1,0 +1,71 @@
+"""Writing of answers to the token log: appends, recordings, and what is set aside, while Redis may be away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+
+import msgspec
+
+from shared.backend import Backend
+from shared.errors import HeadraceError
+from shared.protocol import Recording, RequestState, encode
+from shared.runtime.retry import until_available
+from shared.token_log.interface import Append
+from workers.active_request import ActiveRequest
+from workers.engine.interface import EngineOutput, Generator
+from workers.metrics import WorkerMetrics
+from workers.puller import RETRY_PAUSE_S, set_aside
+
+Outputs = tuple[ActiveRequest, list[EngineOutput]]
+
+
+class AnswerWriter:
+    """Writes the answers of one worker.
+
+    Args:
+        recording_bytes: largest recording of a request that is kept with its answer; 0 keeps none.
+    """
+
+    def __init__(
+        self, backend: Backend, engine: Generator, metrics: WorkerMetrics, *, recording_bytes: int
+    ) -> None:
+        self._backend = backend
+        self._metrics = metrics
+        self._fingerprint = engine.fingerprint
+        self._computation = {"headrace": version("headrace"), **engine.computation}
+        self._most = recording_bytes if engine.tokenizer is not None else 0  # others report no token ids
+
+    async def append(self, grouped: Sequence[Outputs]) -> list[tuple[Append, bool]]:
+        """Append all outputs in one round trip, retrying while Redis is away. Return whether each was written."""
+        appends = [self._append_of(active, outputs) for active, outputs in grouped]
+        append_all = partial(self._backend.token_log.append, appends)
+        written = await until_available(append_all, pause_s=RETRY_PAUSE_S, failure_event="log_unavailable")
+        return list(zip(appends, written, strict=True))
+
+    async def set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
+        """Put a request among the dead letters, retrying while Redis is away."""
+        losses = active.lease.losses + 1
+        add = partial(set_aside, self._backend, self._metrics, active.delivery, error, losses)
+        await until_available(add, pause_s=RETRY_PAUSE_S, failure_event="dead_letters_unavailable")
+
+    def _append_of(self, active: ActiveRequest, outputs: list[EngineOutput]) -> Append:
+        append = active.append(outputs)
+        recording = self._recording(active, append)
+        return msgspec.structs.replace(append, recording=recording) if recording else append
+
+    def _recording(self, active: ActiveRequest, append: Append) -> bytes:
+        """Return the recording to keep with the end of an answer; empty for other appends or if it is too large."""
+        terminal, request = append.event.terminal, active.delivery.request
+        if not self._most or terminal is None or terminal.state is not RequestState.COMPLETED or request.work:
+            return b""
+        recording = Recording(
+            request=msgspec.structs.replace(request, recorded_prompt=()),
+            prompt=active.prompt,
+            fingerprint=self._fingerprint,
+            computation=self._computation,
+            runs=active.lease.epoch,
+        )
+        data = encode(recording)
+        return data if len(data) <= self._most else b""

@@ -3,7 +3,7 @@
 Every package may import this one; it imports only `shared.errors` and `shared.plans`.
 """
 
-from shared.settings.engine_fields import QuantizationName, ReasoningParserName
+from shared.settings.engine_fields import QuantizationName, ReasoningParserName, SpeculationMode
 from shared.settings.fields import NO_MODEL, Settings, user_folder
 from shared.settings.observability_fields import MetricsNames
 from shared.settings.repository_fields import ModelControl, parse_memory
@@ -24,6 +24,7 @@ __all__ = [
     "RoutingKey",
     "RuntimeName",
     "Settings",
+    "SpeculationMode",
     "UpstreamResume",
     "load",
     "parse_memory",

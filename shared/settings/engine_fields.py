@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 QuantizationName = Literal["none", "int8"]
+SpeculationMode = Literal["auto", "off"]
 ReasoningParserName = Literal["auto", "off", "think", "mistral"]
 
 
@@ -43,6 +44,14 @@ class EngineFields(BaseModel):
         ge=0,
         le=60,
         description="seconds that a dynamic batch waits for more requests before it starts incomplete",
+    )
+    speculation: SpeculationMode = Field(
+        "auto",
+        description="auto: tokens that are likely to come are computed together with the one before them, where "
+        "that saves time; answers have the same tokens as with off",
+    )
+    max_draft_tokens: int = Field(
+        12, ge=1, le=64, description="maximum tokens of one answer that speculation adds to a step"
     )
     block_size: int = Field(16, ge=1, le=256, description="tokens per block of the KV cache")
     prefix_caching: bool = Field(

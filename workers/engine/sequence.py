@@ -17,7 +17,7 @@ from workers.engine.text.reasoning_parser import ReasoningParser
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Sequence:
     """Prompt and output of one choice.
 

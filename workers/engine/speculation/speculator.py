@@ -1,0 +1,147 @@
+"""Speculator: it decides which tokens each row of a step drafts, and learns from what came of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Ordered
+from dataclasses import dataclass
+from weakref import WeakSet
+
+from shared.errors import HeadraceError
+from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.sequence import Sequence
+from workers.engine.speculation.hit_rates import HitRates
+from workers.engine.speculation.interface import Draft, Drafter
+from workers.engine.speculation.step_costs import Costs
+from workers.engine.stage import Stage
+from workers.engine.stats import SpeculationStats
+
+MAX_DRAFTING_SEQUENCES = 32  # with more, looking for drafts takes longer than they save
+MIN_GAIN = 1.03  # expected tokens per second with drafts, over those without
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A draft after the first `num_tokens` of a sequence, with the expected share of right tokens."""
+
+    sequence: Sequence
+    drafter: Drafter
+    draft: Draft
+    rate: float
+    num_tokens: int
+
+    @property
+    def expected(self) -> float:
+        """Expected number of right tokens, up to the first wrong one."""
+        return sum(self.rate**place for place in range(1, len(self.draft.tokens) + 1))
+
+
+class Speculator:
+    """Chooses drafts for each step.
+
+    Every drafter is asked in every step that only generates, and its draft is compared with the next tokens, used
+    or not: so a drafter that did not pay is noticed when it would.
+
+    Args:
+        most: maximum drafted tokens of one sequence in a step.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self,
+        drafters: Ordered[Drafter],
+        costs: Costs,
+        most: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._drafters = drafters
+        self._costs = costs
+        self._most = most
+        self._clock = clock
+        self._rates = HitRates()
+        self._failed: WeakSet[Sequence] = WeakSet()  # no drafts for them: a drafter has raised an exception
+        self._proposals: list[Proposal] = []
+        self._began: float | None = None  # of a step that only generates
+        self._drafts = self._draft_tokens = 0
+        self._accepted = [0] * most  # by place in the draft
+
+    def propose(self, batch: ScheduledBatch) -> dict[Sequence, tuple[int, ...]]:
+        """Return the drafts of a step's sequences; none for a step that computes prompts."""
+        self._proposals, self._began = [], None
+        if not all(item.num_new_tokens == 1 and item.samples for item in batch.items):
+            return {}
+        self._began = self._clock()
+        running = [item.sequence for item in batch.items if not item.sequence.ended]
+        if len(running) > MAX_DRAFTING_SEQUENCES:
+            return {}
+        best = [proposal for sequence in running if (proposal := self._best(sequence)) is not None]
+        return self._cut(best, len(batch.items))
+
+    def learn(self, batch: ScheduledBatch) -> None:
+        """Compare the drafts with the tokens that the step appended, and record its time."""
+        for proposal in self._proposals:
+            came = proposal.sequence.tokens[proposal.num_tokens :]
+            self._rates.record(proposal.sequence, proposal.drafter.name, proposal.draft, came)
+        lengths = {proposal.sequence: proposal.num_tokens for proposal in self._proposals}
+        for item in batch.items:
+            if item.drafts:
+                self._count(item.drafts, item.sequence.tokens[lengths[item.sequence] :])
+        if self._began is not None:
+            self._costs.record(batch.num_rows, self._clock() - self._began)
+
+    def remember(self, sequence: Sequence) -> None:
+        """Learn from an answer that is complete."""
+        for drafter in self._drafters:
+            drafter.remember(sequence)
+
+    def stats(self) -> SpeculationStats:
+        return SpeculationStats(self._drafts, self._draft_tokens, tuple(self._accepted))
+
+    def _best(self, sequence: Sequence) -> Proposal | None:
+        """Return the draft of which most tokens are expected to be right."""
+        most = min(self._most, sequence.max_tokens - sequence.num_output_tokens - 1)
+        if most < 1 or sequence in self._failed:
+            return None
+        found = []
+        try:
+            with Stage("draft of an answer", run_id=sequence.job_id):
+                for drafter in self._drafters:
+                    if (draft := drafter.propose(sequence, most)) is not None:
+                        rate = self._rates.rate(sequence, drafter.name, draft.kind)
+                        found.append(Proposal(sequence, drafter, draft, rate, sequence.num_tokens))
+        except HeadraceError:
+            self._failed.add(sequence)
+            return None
+        self._proposals += found
+        return max(found, key=lambda proposal: proposal.expected, default=None)
+
+    def _cut(self, proposals: list[Proposal], rows: int) -> dict[Sequence, tuple[int, ...]]:
+        """Cut drafts to the tokens that make the step produce the most tokens per second."""
+        alone = self._costs.seconds(rows)
+        if alone is None:
+            return {}
+        places = [
+            (proposal.rate**place, number)
+            for number, proposal in enumerate(proposals)
+            for place in range(1, len(proposal.draft.tokens) + 1)
+        ]
+        places.sort(key=lambda place: -place[0])  # stable, so that each draft's places stay in order
+        produced, fastest, taken = float(rows), MIN_GAIN * rows / alone, 0
+        for count, (chance, _) in enumerate(places, 1):
+            produced += chance
+            seconds = self._costs.seconds(rows + count)
+            if seconds is not None and produced / seconds > fastest:
+                fastest, taken = produced / seconds, count
+        lengths: dict[int, int] = {}
+        for _, number in places[:taken]:
+            lengths[number] = lengths.get(number, 0) + 1
+        return {proposals[n].sequence: proposals[n].draft.tokens[:length] for n, length in lengths.items()}
+
+    def _count(self, drafts: tuple[int, ...], came: list[int]) -> None:
+        self._drafts += 1
+        self._draft_tokens += len(drafts)
+        for place, (drafted, token) in enumerate(zip(drafts, came, strict=False)):
+            if drafted != token:
+                return
+            self._accepted[place] += 1

@@ -47,12 +47,18 @@ class HitRates:
         of_answer = self._answers.get(sequence, {}).get(name)
         return guess if of_answer is None else of_answer.value(guess)
 
-    def record(self, sequence: Sequence, name: str, draft: Draft, tokens: list[int]) -> None:
-        """Compare a draft with the tokens that came, up to its first wrong one."""
+    def record(self, sequence: Sequence, name: str, draft: Draft, tokens: list[int], skipped: int = 0) -> None:
+        """Compare a draft with the tokens that came, up to its first wrong one.
+
+        Args:
+            skipped: the first tokens that are not counted.
+        """
+        if draft.tokens[:skipped] != tuple(tokens[:skipped]):
+            return
         of_kind = self._kinds.setdefault(draft.kind, HitRate(MEMORY))
         answers = self._answers.setdefault(sequence, {})
         of_answer = answers.setdefault(name, HitRate(ANSWER_MEMORY))
-        for drafted, token in zip(draft.tokens, tokens, strict=False):
+        for drafted, token in zip(draft.tokens[skipped:], tokens[skipped:], strict=False):
             of_kind.record(hit=drafted == token)
             of_answer.record(hit=drafted == token)
             if drafted != token:

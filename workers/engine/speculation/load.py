@@ -8,7 +8,7 @@ import torch
 from workers.engine.config import EngineConfig
 from workers.engine.kernels import Kernels
 from workers.engine.models.registry import ARCHITECTURES
-from workers.engine.speculation.forced_tokens import ForcedTokenDrafter
+from workers.engine.speculation.earlier_answers import EarlierAnswers
 from workers.engine.speculation.ngrams import NgramDrafter
 from workers.engine.speculation.speculator import Speculator
 from workers.engine.speculation.step_costs import StepCosts, step_clock
@@ -30,5 +30,5 @@ def load_speculator(
     if not exact and not (device.type == "cuda" and config.batch_invariant):
         _log.info("speculation_off", reason="the bits of a row may depend on how many rows a step has")
         return None
-    drafters = (ForcedTokenDrafter(), NgramDrafter())
+    drafters = (EarlierAnswers(), NgramDrafter())
     return Speculator(drafters, StepCosts(), config.max_draft_tokens, step_clock(device))

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from shared.errors import HeadraceError
 from workers.engine.scheduling.scheduler import ScheduledBatch
 from workers.engine.sequence import Sequence
+from workers.engine.speculation.forced_tokens import ForcedTokenDrafter
 from workers.engine.speculation.hit_rates import HitRates
 from workers.engine.speculation.interface import Draft, Drafter
 from workers.engine.speculation.step_costs import Costs
@@ -23,18 +24,24 @@ MIN_GAIN = 1.03  # expected tokens per second with drafts, over those without
 
 @dataclass(frozen=True)
 class Proposal:
-    """A draft after the first `num_tokens` of a sequence, with the expected share of right tokens."""
+    """A draft after the first `num_tokens` of a sequence.
+
+    Attributes:
+        chances: for each place, the probability that all tokens up to there are right.
+        certain: number of its first tokens that the grammar forces; they say nothing about the drafter.
+    """
 
     sequence: Sequence
     drafter: Drafter
     draft: Draft
-    rate: float
+    chances: tuple[float, ...]
     num_tokens: int
+    certain: int = 0
 
     @property
     def expected(self) -> float:
         """Expected number of right tokens, up to the first wrong one."""
-        return sum(self.rate**place for place in range(1, len(self.draft.tokens) + 1))
+        return sum(self.chances)
 
 
 class Speculator:
@@ -42,6 +49,8 @@ class Speculator:
 
     Every drafter is asked in every step that only generates, and its draft is compared with the next tokens, used
     or not: so a drafter that did not pay is noticed when it would.
+
+    The text that a grammar forces is drafted too, also as the beginning of another draft.
 
     Args:
         most: maximum drafted tokens of one sequence in a step.
@@ -56,6 +65,7 @@ class Speculator:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._drafters = drafters
+        self._forced = ForcedTokenDrafter()
         self._costs = costs
         self._most = most
         self._clock = clock
@@ -82,7 +92,7 @@ class Speculator:
         """Compare the drafts with the tokens that the step appended, and record its time."""
         for proposal in self._proposals:
             came = proposal.sequence.tokens[proposal.num_tokens :]
-            self._rates.record(proposal.sequence, proposal.drafter.name, proposal.draft, came)
+            self._rates.record(proposal.sequence, proposal.drafter.name, proposal.draft, came, proposal.certain)
         lengths = {proposal.sequence: proposal.num_tokens for proposal in self._proposals}
         for item in batch.items:
             if item.drafts:
@@ -103,29 +113,42 @@ class Speculator:
         most = min(self._most, sequence.max_tokens - sequence.num_output_tokens - 1)
         if most < 1 or sequence in self._failed:
             return None
-        found = []
         try:
             with Stage("draft of an answer", run_id=sequence.job_id):
-                for drafter in self._drafters:
-                    if (draft := drafter.propose(sequence, most)) is not None:
-                        rate = self._rates.rate(sequence, drafter.name, draft.kind)
-                        found.append(Proposal(sequence, drafter, draft, rate, sequence.num_tokens))
+                forced = self._proposal(sequence, self._forced, most, None)
+                found = [self._proposal(sequence, drafter, most, forced) for drafter in self._drafters]
         except HeadraceError:
             self._failed.add(sequence)
             return None
-        self._proposals += found
-        return max(found, key=lambda proposal: proposal.expected, default=None)
+        proposals = [proposal for proposal in (forced, *found) if proposal is not None]
+        self._proposals += proposals
+        return max(proposals, key=lambda proposal: proposal.expected, default=None)
+
+    def _proposal(
+        self, sequence: Sequence, drafter: Drafter, most: int, forced: Proposal | None
+    ) -> Proposal | None:
+        """Return a drafter's draft, of which the tokens that are forced are as certain as those of `forced`."""
+        draft = drafter.propose(sequence, most)
+        if draft is None:
+            return None
+        certain, chances = 0, [1.0]
+        if forced is not None:
+            size = len(forced.draft.tokens)
+            if draft.tokens[:size] == forced.draft.tokens:
+                certain, chances = size, [1.0, *forced.chances]
+            else:  # it contradicts the grammar, or goes less far
+                chances = [0.0]
+        rate = self._rates.rate(sequence, drafter.name, draft.kind)
+        for _ in draft.tokens[certain:]:
+            chances.append(chances[-1] * rate)
+        return Proposal(sequence, drafter, draft, tuple(chances[1:]), sequence.num_tokens, certain)
 
     def _cut(self, proposals: list[Proposal], rows: int) -> dict[Sequence, tuple[int, ...]]:
         """Cut drafts to the tokens that make the step produce the most tokens per second."""
         alone = self._costs.seconds(rows)
         if alone is None:
             return {}
-        places = [
-            (proposal.rate**place, number)
-            for number, proposal in enumerate(proposals)
-            for place in range(1, len(proposal.draft.tokens) + 1)
-        ]
+        places = [(chance, number) for number, proposal in enumerate(proposals) for chance in proposal.chances]
         places.sort(key=lambda place: -place[0])  # stable, so that each draft's places stay in order
         produced, fastest, taken = float(rows), MIN_GAIN * rows / alone, 0
         for count, (chance, _) in enumerate(places, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -52,6 +53,9 @@ class EngineFields(BaseModel):
     )
     max_draft_tokens: int = Field(
         12, ge=1, le=64, description="maximum tokens of one answer that speculation adds to a step"
+    )
+    draft_model: Path | None = Field(
+        None, description="folder of a small model with the same vocabulary that drafts tokens too; on CPU only"
     )
     block_size: int = Field(16, ge=1, le=256, description="tokens per block of the KV cache")
     prefix_caching: bool = Field(

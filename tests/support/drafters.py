@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from workers.engine.engine import Engine
 from workers.engine.sequence import Sequence
@@ -61,7 +61,14 @@ class Oracle:
         return self._random.randrange(VOCABULARY) if self._random.random() < self._wrong else token
 
 
-def speculate(engine: Engine, *drafters: Drafter, most: int = 6, costs: LinearCosts | None = None) -> Speculator:
+def speculate(
+    engine: Engine,
+    *drafters: Drafter,
+    most: int = 6,
+    costs: LinearCosts | None = None,
+    model: Drafter | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Speculator:
     """Have an engine use these drafters alone, with costs that are known."""
-    engine.speculator = Speculator(drafters, costs or LinearCosts(), most, clock=lambda: 0.0)
+    engine.speculator = Speculator(drafters, costs or LinearCosts(), most, clock, model=model)
     return engine.speculator

@@ -33,6 +33,7 @@ class EngineConfig:
         batch_wait: seconds that a dynamic batch waits to fill.
         speculation: "auto" drafts tokens where it pays, "off" never; the answers are the same.
         max_draft_tokens: most drafted tokens of one sequence in a step.
+        draft_model: folder of a small model with the same vocabulary, which drafts too.
         block_size: tokens in a KV block.
         prefix_caching: reuse the computed beginning of a prompt for requests that begin alike.
         kv_cache_gib: memory for KV blocks on the CPU.
@@ -58,6 +59,7 @@ class EngineConfig:
     batch_wait: float = 0.05
     speculation: SpeculationMode = "auto"
     max_draft_tokens: int = 12
+    draft_model: Path | None = None
     block_size: int = 16
     prefix_caching: bool = True
     kv_cache_gib: float = 2.0

@@ -36,6 +36,7 @@ from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.sequence_builder import SequenceBuilder
 from workers.engine.speculation.acceptance import DraftedRows, accepted_at_each_place, drafted_rows
+from workers.engine.speculation.draft_model import load_draft_model
 from workers.engine.speculation.load import load_speculator
 from workers.engine.speculation.speculator import Speculator
 from workers.engine.stage import Stage
@@ -134,6 +135,7 @@ class Engine:
                 device=device,
                 progress=progress,
             )
+        draft_model = load_draft_model(config, tokenizer, model_config.vocab_size, dtype, device)
         eos = read_eos_token_ids(config.model, model_config.eos_token_ids)
         if tokenizer.eos_token_id is not None:
             eos |= {tokenizer.eos_token_id}
@@ -148,7 +150,7 @@ class Engine:
             fingerprint=fingerprint(
                 weights.result(), device, str(dtype), config.quantization, kernels_identity(kernels)
             ),
-            speculator=load_speculator(config, model_config.architecture, kernels, device),
+            speculator=load_speculator(config, model_config.architecture, kernels, device, draft_model),
         )
 
     def add(self, request: EngineRequest) -> None:

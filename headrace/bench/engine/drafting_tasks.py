@@ -89,10 +89,10 @@ class Task:
     temperature: float
     schema: dict[str, Any] | None = None
 
-    def requests(self, engine: Engine, count: int, run: str) -> list[EngineRequest]:
-        """Return `count` requests, the same in every run but for their ids."""
+    def requests(self, engine: Engine, numbers: range, run: str) -> list[EngineRequest]:
+        """Return the requests with these numbers; `run` only names them and their tenant."""
         matcher = None if self.schema is None else _matcher(engine, self.schema)
-        return [self._request(engine, number, run, matcher) for number in range(count)]
+        return [self._request(engine, number, run, matcher) for number in numbers]
 
     def _request(
         self, engine: Engine, number: int, run: str, matcher: Callable[[], Matcher] | None

@@ -19,6 +19,7 @@ from headrace.bench.engine.engine_driver import load_engine
 from headrace.bench.harness.cpu_contention import foreign_load
 from shared.errors import ConfigError, HeadraceError
 from workers.engine.engine import Engine
+from workers.engine.interface import EngineRequest
 
 ROUNDS = 2  # requests of each stream in a run
 
@@ -104,36 +105,36 @@ def measure_speculation(
     found = [Comparison(task.name, count) for count in streams for task in TASKS if task.name in tasks]
     by_name = {task.name: task for task in TASKS}
     for each in found:
-        _run_pair(engine, by_name[each.task], each.streams, "warm-up", rounds=1)
+        _run_pair(engine, by_name[each.task], each.streams, -1)
         for number in range(repeats):
             console.print(f"{each.task}, {each.streams} streams, pair {number + 1} of {repeats}")
             with foreign_load() as during:
-                pair = _run_pair(engine, by_name[each.task], each.streams, str(number), swapped=number % 2 > 0)
+                pair = _run_pair(engine, by_name[each.task], each.streams, number)
             each.pairs.append(pair)
             each.foreign.append(during.share)
     return Speculation(found)
 
 
-def _run_pair(
-    engine: Engine, task: Task, streams: int, run: str, *, rounds: int = ROUNDS, swapped: bool = False
-) -> tuple[Run, Run]:
-    speculator = engine.speculator
+def _run_pair(engine: Engine, task: Task, streams: int, pair: int) -> tuple[Run, Run]:
+    """Run the requests of a pair, which has its own, both ways; the first pair has the number -1."""
+    speculator, count = engine.speculator, streams * ROUNDS
+    numbers = range((pair + 1) * count, (pair + 2) * count)
     runs: dict[bool, Run] = {}
-    answers: dict[bool, dict[int, list[int]]] = {}
-    for speculates in (True, False) if swapped else (False, True):
+    answers: dict[bool, list[list[int]]] = {}
+    for speculates in (True, False) if pair % 2 else (False, True):
         engine.speculator = speculator if speculates else None
-        runs[speculates], answers[speculates] = _run(engine, task, streams, f"{run}-{speculates}", rounds)
+        requests = task.requests(engine, numbers, f"{pair}-{speculates}")
+        runs[speculates], answers[speculates] = _run(engine, requests, streams)
     engine.speculator = speculator
     if answers[True] != answers[False]:
         raise HeadraceError(f"an answer of the task {task.name} differs with speculation")
     return runs[False], runs[True]
 
 
-def _run(engine: Engine, task: Task, streams: int, run: str, rounds: int) -> tuple[Run, dict[int, list[int]]]:
-    """Run `rounds` requests of each stream; a stream's next request starts when its last one has ended."""
-    requests = task.requests(engine, streams * rounds, run)
-    numbers = {request.id: number for number, request in enumerate(requests)}
-    answers: dict[int, list[int]] = {number: [] for number in numbers.values()}
+def _run(engine: Engine, requests: list[EngineRequest], streams: int) -> tuple[Run, list[list[int]]]:
+    """Run requests, `streams` at a time. Return the run and each request's token ids."""
+    places = {request.id: place for place, request in enumerate(requests)}
+    answers: list[list[int]] = [[] for _ in requests]
     before = engine.stats().speculation
     todo = iter(requests)
     began, cpu, steps, running = time.perf_counter(), time.process_time(), 0, 0
@@ -147,11 +148,11 @@ def _run(engine: Engine, task: Task, streams: int, run: str, rounds: int) -> tup
         for output in engine.step():
             if output.error is not None:
                 raise output.error
-            answers[numbers[output.job_id]] += [token.id for token in output.tokens]
+            answers[places[output.job_id]] += [token.id for token in output.tokens]
             running -= output.finished
     seconds, cpu, after = time.perf_counter() - began, time.process_time() - cpu, engine.stats().speculation
     return Run(
-        tokens=sum(map(len, answers.values())),
+        tokens=sum(map(len, answers)),
         seconds=seconds,
         cpu=cpu,
         steps=steps,

@@ -8,6 +8,7 @@ import torch
 from workers.engine.config import EngineConfig
 from workers.engine.kernels import Kernels
 from workers.engine.models.registry import ARCHITECTURES
+from workers.engine.speculation.draft_model import DraftModel
 from workers.engine.speculation.earlier_answers import EarlierAnswers
 from workers.engine.speculation.ngrams import NgramDrafter
 from workers.engine.speculation.speculator import Speculator
@@ -17,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 
 def load_speculator(
-    config: EngineConfig, architecture: str, kernels: Kernels, device: torch.device
+    config: EngineConfig, architecture: str, kernels: Kernels, device: torch.device, model: DraftModel | None = None
 ) -> Speculator | None:
     """Return the speculator of an engine; None if it is off, or would change the last bits of logits.
 
@@ -31,4 +32,4 @@ def load_speculator(
         _log.info("speculation_off", reason="the bits of a row may depend on how many rows a step has")
         return None
     drafters = (EarlierAnswers(), NgramDrafter())
-    return Speculator(drafters, StepCosts(), config.max_draft_tokens, step_clock(device))
+    return Speculator(drafters, StepCosts(), config.max_draft_tokens, step_clock(device), model=model)

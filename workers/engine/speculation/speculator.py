@@ -19,6 +19,10 @@ from workers.engine.stage import Stage
 from workers.engine.stats import SpeculationStats
 
 MAX_DRAFTING_SEQUENCES = 32  # with more, looking for drafts takes longer than they save
+MAX_MODEL_SEQUENCES = 4  # with more, a draft model would run for each in turn
+PROBE_STEPS = 64  # after so many steps, a draft model that did not pay is asked again
+PROBE_TOKENS = 2
+COST_MEMORY = 0.8
 MIN_GAIN = 1.03  # expected tokens per second with drafts, over those without
 
 
@@ -54,6 +58,7 @@ class Speculator:
 
     Args:
         most: maximum drafted tokens of one sequence in a step.
+        model: a drafter that takes much time, and so is asked only if its drafts are expected to pay.
         clock: returns seconds.
     """
 
@@ -63,12 +68,18 @@ class Speculator:
         costs: Costs,
         most: int,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        model: Drafter | None = None,
     ) -> None:
         self._drafters = drafters
         self._forced = ForcedTokenDrafter()
         self._costs = costs
         self._most = most
         self._clock = clock
+        self._model = model
+        self._model_seconds: float | None = None  # of one token; None until it was asked
+        self._drafting_seconds = 0.0  # of the model, in this step
+        self._steps = 0
         self._rates = HitRates()
         self._failed: WeakSet[Sequence] = WeakSet()  # no drafts for them: a drafter has raised an exception
         self._proposals: list[Proposal] = []
@@ -78,15 +89,21 @@ class Speculator:
 
     def propose(self, batch: ScheduledBatch) -> dict[Sequence, tuple[int, ...]]:
         """Return the drafts of a step's sequences; none for a step that computes prompts."""
-        self._proposals, self._began = [], None
+        self._proposals, self._began, self._drafting_seconds = [], None, 0.0
         if not all(item.num_new_tokens == 1 and item.samples for item in batch.items):
             return {}
         self._began = self._clock()
         running = [item.sequence for item in batch.items if not item.sequence.ended]
         if len(running) > MAX_DRAFTING_SEQUENCES:
             return {}
-        best = [proposal for sequence in running if (proposal := self._best(sequence)) is not None]
-        return self._cut(best, len(batch.items))
+        self._steps += 1
+        best = [self._best(sequence) for sequence in running]
+        if self._model is not None and len(running) <= MAX_MODEL_SEQUENCES:
+            best = [
+                self._ask_model(self._model, sequence, proposal, len(batch.items))
+                for sequence, proposal in zip(running, best, strict=True)
+            ]
+        return self._cut([proposal for proposal in best if proposal is not None], len(batch.items))
 
     def learn(self, batch: ScheduledBatch) -> None:
         """Compare the drafts with the tokens that the step appended, and record its time."""
@@ -98,20 +115,21 @@ class Speculator:
             if item.drafts:
                 self._count(item.drafts, item.sequence.tokens[lengths[item.sequence] :])
         if self._began is not None:
-            self._costs.record(batch.num_rows, self._clock() - self._began)
+            self._costs.record(batch.num_rows, self._clock() - self._began - self._drafting_seconds)
 
     def remember(self, sequence: Sequence) -> None:
         """Learn from an answer that is complete."""
-        for drafter in self._drafters:
-            drafter.remember(sequence)
+        for drafter in (*self._drafters, self._model):
+            if drafter is not None:
+                drafter.remember(sequence)
 
     def stats(self) -> SpeculationStats:
         return SpeculationStats(self._drafts, self._draft_tokens, tuple(self._accepted))
 
     def _best(self, sequence: Sequence) -> Proposal | None:
         """Return the draft of which most tokens are expected to be right."""
-        most = min(self._most, sequence.max_tokens - sequence.num_output_tokens - 1)
-        if most < 1 or sequence in self._failed:
+        most = self._room(sequence)
+        if not most:
             return None
         try:
             with Stage("draft of an answer", run_id=sequence.job_id):
@@ -123,6 +141,56 @@ class Speculator:
         proposals = [proposal for proposal in (forced, *found) if proposal is not None]
         self._proposals += proposals
         return max(proposals, key=lambda proposal: proposal.expected, default=None)
+
+    def _room(self, sequence: Sequence) -> int:
+        """Return how many tokens may be drafted: not the last one, which no other follows."""
+        if sequence in self._failed:
+            return 0
+        return max(0, min(self._most, sequence.max_tokens - sequence.num_output_tokens - 1))
+
+    def _ask_model(self, model: Drafter, sequence: Sequence, best: Proposal | None, rows: int) -> Proposal | None:
+        """Return the model's draft if it is expected to be better than the best of the others."""
+        most = self._room(sequence)
+        length = min(most, max(self._model_length(sequence, best, rows, most), self._probe()))
+        if not length:
+            return best
+        began = self._clock()
+        try:
+            with Stage("draft of an answer", run_id=sequence.job_id):
+                proposal = self._proposal(sequence, model, length, None)
+        except HeadraceError:
+            self._failed.add(sequence)
+            return best
+        spent = self._clock() - began
+        self._drafting_seconds += spent
+        last = spent / length if self._model_seconds is None else self._model_seconds
+        self._model_seconds = COST_MEMORY * last + (1 - COST_MEMORY) * spent / length
+        if proposal is None:
+            return best
+        self._proposals.append(proposal)
+        return proposal if best is None or proposal.expected > best.expected else best
+
+    def _probe(self) -> int:
+        return PROBE_TOKENS if self._steps % PROBE_STEPS == 1 else 0
+
+    def _model_length(self, sequence: Sequence, best: Proposal | None, rows: int, most: int) -> int:
+        """Return how many tokens of the draft model give the most tokens per second; 0 if it does not pay."""
+        assert self._model is not None
+        rate = self._rates.rate(sequence, self._model.name, self._model.name)
+        others = 0 if best is None else len(best.chances)
+        alone, with_others = self._costs.seconds(rows), self._costs.seconds(rows + others)
+        if alone is None or with_others is None:
+            return 0
+        fastest = MIN_GAIN * rows / alone
+        if best is not None:
+            fastest = max(fastest, (rows + best.expected) / with_others)
+        length, expected = 0, 0.0
+        for place in range(1, most + 1):
+            expected += rate**place
+            seconds = (self._costs.seconds(rows + place) or alone) + place * (self._model_seconds or 0.0)
+            if (rows + expected) / seconds > fastest:
+                fastest, length = (rows + expected) / seconds, place
+        return length
 
     def _proposal(
         self, sequence: Sequence, drafter: Drafter, most: int, forced: Proposal | None

@@ -300,7 +300,9 @@ class Engine:
         for sequence in drawn.sequences:
             if sequence.ended and sequence.job_id not in added.failed:
                 self._finish(sequence)
-        outputs = [self._fail(job_id, error) for job_id, error in added.failed.items()]
+        for job_id in added.failed:
+            self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)
+        outputs = [added.output(job_id, finished=True) for job_id in added.failed]
         for job_id in added.requests:
             finished = not self._unfinished[job_id]
             if finished:

@@ -99,9 +99,9 @@ class StepOutputs:
         return [job_id for job_id in self._tokens if job_id not in self.failed]
 
     def output(self, job_id: str, *, finished: bool) -> EngineOutput:
-        """Return the output for a request that has not failed."""
-        tokens, echo = tuple(self._tokens[job_id]), self._echoes.get(job_id, ())
-        return EngineOutput(job_id, tokens, finished, None, echo, self._cached[job_id])
+        """Return the output of a request; one that has failed ends with the tokens before its error."""
+        tokens, echo = tuple(self._tokens.get(job_id, ())), self._echoes.get(job_id, ())
+        return EngineOutput(job_id, tokens, finished, self.failed.get(job_id), echo, self._cached.get(job_id, 0))
 
 
 def _append(sequence: Sequence, drawn: Drawn, row: int) -> tuple[Token, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
-from shared.protocol import SamplingParams
+from shared.errors import InvalidRequest
+from shared.protocol import PriorityClass, SamplingParams
 from tests.support.drafters import LinearCosts, Oracle, speculate
 from tests.support.engine_driver import Answers, drain, load, step
 from tests.support.scheduler_driver import compute, make_scheduler, make_sequence
@@ -97,6 +99,56 @@ def test_a_drafter_that_fails_ends_no_request(engine: Engine, answer: list[int])
     speculate(engine, broken)
     assert generate(engine).ids("r") == answer
     assert broken.proposed == 1, "it is not asked again"
+
+
+def test_an_abandoned_step_keeps_no_blocks_of_drafts(engine: Engine, answer: list[int]) -> None:
+    speculate(engine, Oracle({("r", 0): answer}, shortest=20), most=20)
+    engine.add(EngineRequest("r", PROMPT, GREEDY, priority=PriorityClass.BATCH))
+    answers, urgent = Answers(), False
+    engine.abandon_when(lambda: urgent)
+    step(engine, answers)
+    used = engine.stats().blocks_used
+    urgent = True
+    step(engine, answers)
+    assert (engine.stats().batch_tokens, engine.stats().blocks_used) == (21, used)
+    assert len(answers.ids("r")) == 1
+    urgent = False
+    while engine.has_work():
+        step(engine, answers)
+    assert answers.ids("r") == answer
+
+
+class Failing:
+    """Matcher that allows every token, and fails after some of them."""
+
+    finished = False
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def accept(self, token_id: int) -> bool:
+        self._left -= 1
+        return True
+
+    def fill(self, bitmask: Tensor, row: int) -> None:
+        if not self._left:
+            raise InvalidRequest("the grammar is too complex")
+        bitmask[row].fill_(-1)
+
+    def forced_tokens(self) -> list[int]:
+        return []
+
+
+def test_a_failure_after_a_draft_ends_its_request_alone(engine: Engine, answer: list[int]) -> None:
+    """Given a grammar that fails where four of six drafted tokens are accepted."""
+    speculate(engine, Oracle({("r", 0): answer, ("bad", 0): answer}, shortest=6))
+    engine.add(EngineRequest("r", PROMPT, GREEDY))
+    engine.add(EngineRequest("bad", PROMPT, GREEDY, matcher=lambda: Failing(after=5)))
+    answers = drain(engine)
+    assert answers.ids("r") == answer
+    assert answers.ids("bad") == answer[:5], "the tokens before the failure are kept"
+    assert answers.errors["bad"].message == "the grammar is too complex"
+    assert set(answers.errors) == {"bad"}
 
 
 def test_drafts_take_only_free_blocks_and_give_them_back() -> None:

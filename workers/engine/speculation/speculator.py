@@ -80,6 +80,7 @@ class Speculator:
         self._model_seconds: float | None = None  # of one token; None until it was asked
         self._drafting_seconds = 0.0  # of the model, in this step
         self._steps = 0
+        self._is_wide = False  # the last batch has too many sequences
         self._rates = HitRates()
         self._failed: WeakSet[Sequence] = WeakSet()  # no drafts for them: a drafter has raised an exception
         self._proposals: list[Proposal] = []
@@ -90,13 +91,14 @@ class Speculator:
     def propose(self, batch: ScheduledBatch) -> dict[Sequence, tuple[int, ...]]:
         """Return the drafts of a step's sequences; none for a step that computes prompts."""
         self._proposals, self._began, self._drafting_seconds = [], None, 0.0
+        self._is_wide = len(batch.items) > MAX_DRAFTING_SEQUENCES
         if not all(item.num_new_tokens == 1 and item.samples for item in batch.items):
             return {}
         self._began = self._clock()
-        running = [item.sequence for item in batch.items if not item.sequence.ended]
-        if len(running) > MAX_DRAFTING_SEQUENCES:
+        if self._is_wide:
             return {}
         self._steps += 1
+        running = [item.sequence for item in batch.items if not item.sequence.ended]
         best = [self._best(sequence) for sequence in running]
         if self._model is not None and len(running) <= MAX_MODEL_SEQUENCES:
             best = [
@@ -116,10 +118,11 @@ class Speculator:
                 self._count(item.drafts, item.sequence.tokens[lengths[item.sequence] :])
         if self._began is not None:
             self._costs.record(batch.num_rows, self._clock() - self._began - self._drafting_seconds)
+        self._proposals, self._began = [], None
 
     def remember(self, sequence: Sequence) -> None:
-        """Learn from an answer that is complete."""
-        for drafter in (*self._drafters, self._model):
+        """Learn from an answer that is complete, unless the batch is too wide for drafts."""
+        for drafter in (*(() if self._is_wide else self._drafters), self._model):
             if drafter is not None:
                 drafter.remember(sequence)
 

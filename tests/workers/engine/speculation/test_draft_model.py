@@ -16,6 +16,7 @@ from shared.protocol import SamplingParams
 from tests.support.checkpoints import edit_config
 from tests.support.drafters import LinearCosts, Oracle, speculate
 from tests.support.engine_driver import drain, load, run
+from tests.support.sequences import make_sequence
 from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
@@ -61,6 +62,21 @@ def test_another_model_changes_no_answer(engine: Engine, checkpoints: Callable[[
     )
     speculate(engine, model=model)
     assert run(engine, PROMPTS, SAMPLED) == plain
+
+
+def test_wrong_tokens_of_a_draft_are_computed_again(engine: Engine, llama: Path) -> None:
+    """Given answers that leave each draft at another place, drafts are those of a model without a past."""
+    model = draft_model(engine, llama)
+    sequence = make_sequence(SAMPLED, PROMPTS[0], [1])
+    for kept in (6, 0, 3, 5, 1):
+        draft = model.propose(sequence, 6)
+        assert draft == draft_model(engine, llama).propose(make_sequence(SAMPLED, PROMPTS[0], output(sequence)), 6)
+        assert draft is not None
+        sequence.tokens += [*draft.tokens[:kept], 99, 98]  # the last ones came without the model
+
+
+def output(sequence: Sequence) -> list[int]:
+    return sequence.tokens[sequence.num_prompt_tokens :]
 
 
 def test_a_slow_model_is_asked_only_now_and_then(engine: Engine, llama: Path) -> None:

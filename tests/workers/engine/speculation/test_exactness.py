@@ -84,13 +84,13 @@ SMALL_POOL = {"num_kv_blocks": 60, "max_num_batched_tokens": 24}
 CASES: list[tuple[float, dict[str, Any]]] = [
     (0.0, {"max_num_batched_tokens": 16}),
     (0.3, SMALL_POOL),
-    (1.0, {}),
 ]
 SLOW_CASES: list[tuple[float, dict[str, Any]]] = [
     (0.0, {"block_size": 16, "max_num_seqs": 4}),
     (0.3, {"scheduling": "static"}),
     (0.3, {"quantization": "int8"}),
     (0.6, {**SMALL_POOL, "prefix_caching": False}),
+    (1.0, {}),
     (1.0, {**SMALL_POOL, "max_num_batched_tokens": 40}),
 ]
 

@@ -41,7 +41,7 @@ def make_case(count: int, vocabulary: int, longest: int, length: int) -> Case:
 
 def logits(folder: Path, case: Case, names: range, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Rows:
     """Return the logits that the sampler got, by request, choice and length; recomputed rows are the same."""
-    engine = load(folder, speculation="off", **settings)
+    engine = load(folder, **settings)
     rows: Rows = {}
     compute = engine._runner.run
 

@@ -193,6 +193,6 @@ def test_costs_are_medians_and_guesses_between_and_beyond() -> None:
 
 
 def test_speculation_is_off_where_it_would_change_bits(llama: Path) -> None:
-    assert isinstance(load(llama).speculator, Speculator)
+    assert isinstance(load(llama, speculation="auto").speculator, Speculator)
     for settings in ({"speculation": "off"}, {"dtype": "bfloat16"}, {"cache_dir": None}):
-        assert load(llama, **settings).speculator is None
+        assert load(llama, **{"speculation": "auto", **settings}).speculator is None

@@ -190,6 +190,8 @@ class WorkerMetrics:
             self._level(declared.STEP_AGE, model).set(engine.step_age() or 0.0)
             for declaration, value in _levels(stats):
                 self._level(declaration, model).set(value)
+            for place, count in enumerate(stats.speculation.accepted):
+                self._levels[declared.ACCEPTED_TOKENS.name].labels(model, str(place)).set(count)
             if stats.block_size:
                 info = self._levels[declared.KV_INFO.name]
                 info.labels(model, str(stats.block_size), str(stats.blocks_total)).set(1)
@@ -208,6 +210,8 @@ def _levels(stats: EngineStats) -> tuple[tuple[Declaration, float], ...]:
         (declared.PREEMPTIONS, stats.preemptions),
         (declared.PREFIX_QUERIES, stats.prefix_queries),
         (declared.PREFIX_HITS, stats.prefix_hits),
+        (declared.DRAFTS, stats.speculation.drafts),
+        (declared.DRAFT_TOKENS, stats.speculation.draft_tokens),
     )
 
 

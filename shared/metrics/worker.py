@@ -158,6 +158,22 @@ PREFIX_QUERIES = _counter(
     VllmName("prefix_cache_queries"),
 )
 PREFIX_HITS = _counter("prefix_hits", "Tokens found in the prefix cache", MODEL, VllmName("prefix_cache_hits"))
+DRAFTS = _counter(
+    "drafts",
+    "Drafts of speculation: how often an answer had drafted tokens in a step",
+    MODEL,
+    VllmName("spec_decode_num_drafts"),
+)
+DRAFT_TOKENS = _counter(
+    "draft_tokens", "Drafted tokens that steps computed", MODEL, VllmName("spec_decode_num_draft_tokens")
+)
+ACCEPTED_TOKENS = _counter(
+    "accepted_draft_tokens",
+    "Drafted tokens that became part of an answer, by their place in the draft, from 0",
+    ("model", "position"),
+    VllmName("spec_decode_num_accepted_tokens"),
+    VllmName("spec_decode_num_accepted_tokens_per_pos", keep={"position": "position"}),
+)
 BATCH_SIZE = Declaration(
     "histogram", "headrace_worker_batch_size", "Sequences computed by each step", MODEL, POWERS_OF_TWO
 )
@@ -194,6 +210,6 @@ OF_REQUESTS = (
 )
 OF_ENGINE = (
     *(RUNNING, WAITING, KV_USAGE, KV_BLOCKS, KV_BLOCKS_USED, KV_INFO, PREEMPTIONS, PREFIX_QUERIES, PREFIX_HITS),
-    *(BATCH_SIZE, BATCH_TOKENS, STEP_SECONDS, STEP_AGE),
+    *(DRAFTS, DRAFT_TOKENS, ACCEPTED_TOKENS, BATCH_SIZE, BATCH_TOKENS, STEP_SECONDS, STEP_AGE),
 )
 WORKER = (*OF_REQUESTS, *OF_ENGINE, CANARIES, STARTUP, LOG_LINES_DROPPED)

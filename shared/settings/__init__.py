@@ -3,7 +3,12 @@
 Every package may import this one; it imports only `shared.errors` and `shared.plans`.
 """
 
-from shared.settings.engine_fields import QuantizationName, ReasoningParserName, WatermarkAlgorithm
+from shared.settings.engine_fields import (
+    QuantizationName,
+    ReasoningParserName,
+    SpeculationMode,
+    WatermarkAlgorithm,
+)
 from shared.settings.fields import NO_MODEL, Settings, user_folder
 from shared.settings.observability_fields import MetricsNames
 from shared.settings.repository_fields import ModelControl, parse_memory
@@ -24,6 +29,7 @@ __all__ = [
     "RoutingKey",
     "RuntimeName",
     "Settings",
+    "SpeculationMode",
     "UpstreamResume",
     "WatermarkAlgorithm",
     "load",

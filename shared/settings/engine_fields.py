@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr
 
 QuantizationName = Literal["none", "int8"]
+SpeculationMode = Literal["auto", "off"]
 WatermarkAlgorithm = Literal["green_list", "gumbel"]
 ReasoningParserName = Literal["auto", "off", "think", "mistral"]
 
@@ -44,6 +46,17 @@ class EngineFields(BaseModel):
         ge=0,
         le=60,
         description="seconds that a dynamic batch waits for more requests before it starts incomplete",
+    )
+    speculation: SpeculationMode = Field(
+        "auto",
+        description="auto: tokens that are likely to come are computed together with the one before them, where "
+        "that saves time; answers have the same tokens as with off",
+    )
+    max_draft_tokens: int = Field(
+        12, ge=1, le=64, description="maximum tokens of one answer that speculation adds to a step"
+    )
+    draft_model: Path | None = Field(
+        None, description="folder of a small model with the same vocabulary that drafts tokens too; on CPU only"
     )
     block_size: int = Field(16, ge=1, le=256, description="tokens per block of the KV cache")
     prefix_caching: bool = Field(

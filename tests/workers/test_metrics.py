@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -10,7 +12,10 @@ from shared.protocol import PriorityClass
 from shared.settings import Settings
 from tests.support.fakes import MODEL, answer, make_request, submit
 from tests.support.worker_harness import Harness
+from workers.engine.stats import EngineStats, SpeculationStats
+from workers.engine_thread import EngineThread
 from workers.metrics import WorkerMetrics
+from workers.scripted_engine import ScriptedEngine
 
 
 @pytest.fixture
@@ -60,3 +65,25 @@ async def test_many_users_add_no_series(harness: Harness, backend: Backend) -> N
             if tenant == "first":
                 before = _series(harness.metrics.registry)
     assert _series(harness.metrics.registry) == before
+
+
+class Speculating(ScriptedEngine):
+    """Engine that has drafted nine tokens in two steps; four of them were right."""
+
+    def stats(self) -> EngineStats:
+        return replace(super().stats(), speculation=SpeculationStats(2, 9, (2, 1, 1)))
+
+
+def test_drafts_are_counted_under_both_names() -> None:
+    metrics = WorkerMetrics("both")
+    metrics.watch("m", EngineThread(Speculating(), lambda: None))
+    sample, theirs = metrics.registry.get_sample_value, {"model_name": "m", "engine": "0"}
+    for ours, vllm, count in (
+        ("drafts", "num_drafts", 2),
+        ("draft_tokens", "num_draft_tokens", 9),
+    ):
+        assert sample(f"headrace_worker_{ours}_total", {"model": "m"}) == count
+        assert sample(f"vllm:spec_decode_{vllm}_total", theirs) == count
+    assert sample("headrace_worker_accepted_draft_tokens_total", {"model": "m", "position": "0"}) == 2
+    assert sample("vllm:spec_decode_num_accepted_tokens_total", theirs) == 4
+    assert sample("vllm:spec_decode_num_accepted_tokens_per_pos_total", {**theirs, "position": "2"}) == 1

@@ -34,7 +34,7 @@ from tests.support.checkpoints import CONFIGS, save_checkpoint
 from tests.support.engine_driver import load, run
 from tests.support.fakes import MODEL, answer, make_request, submit
 from tests.support.worker_harness import Harness, answer_tokens, wait_for_tokens
-from workers.engine import engine as engine_module
+from workers.engine import token_step
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec
 from workers.engine.text.detokenizer import TextStream
@@ -166,7 +166,7 @@ def break_sampler(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     def when(logits: Any, sequences: Any, mask: Any) -> bool:
         return any(BOOM in each.params.stop for each in sequences)
 
-    patch.setattr(engine_module, "sample", raising(OverflowError(BOOM), when=when, instead_of=engine_module.sample))
+    patch.setattr(token_step, "sample", raising(OverflowError(BOOM), when=when, instead_of=token_step.sample))
 
 
 def break_detokenizer(engine: Engine, patch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 
 from shared.errors import ConfigError
-from shared.settings import QuantizationName, ReasoningParserName, Settings, user_folder
+from shared.settings import QuantizationName, ReasoningParserName, Settings, SpeculationMode, user_folder
 from workers.engine.quantization.formats import FORMATS
 from workers.engine.sampling.watermark import GreenListMark, TokenMark, make_mark
 from workers.engine.scheduling.batching_policies import Scheduling
@@ -32,6 +32,9 @@ class EngineConfig:
         tenant_weights: share of a class's tokens that each tenant gets while several wait; the default is 1.
         scheduling: when a waiting sequence may start; see scheduling/batching_policies.py.
         batch_wait: seconds that a dynamic batch waits to fill.
+        speculation: "auto" drafts tokens where it pays, "off" never; the answers are the same.
+        max_draft_tokens: most drafted tokens of one sequence in a step.
+        draft_model: folder of a small model with the same vocabulary, which drafts too.
         block_size: tokens in a KV block.
         prefix_caching: reuse the computed beginning of a prompt for requests that begin alike.
         kv_cache_gib: memory for KV blocks on the CPU.
@@ -56,6 +59,9 @@ class EngineConfig:
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
     scheduling: Scheduling = "continuous"
     batch_wait: float = 0.05
+    speculation: SpeculationMode = "auto"
+    max_draft_tokens: int = 12
+    draft_model: Path | None = None
     block_size: int = 16
     prefix_caching: bool = True
     kv_cache_gib: float = 2.0
@@ -85,7 +91,8 @@ class EngineConfig:
         return cls(folder, shared_weights=shared, watermark=make_mark(settings), **given)
 
     def __post_init__(self) -> None:
-        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads"):
+        counts = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads")
+        for name in (*counts, "max_draft_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}", param=name)

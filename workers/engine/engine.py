@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import structlog
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest
 from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
-from shared.protocol import FinishReason, Token
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
@@ -30,17 +30,19 @@ from workers.engine.model_runner import ModelRunner, load_runner
 from workers.engine.models.fingerprint import describe_computation, fingerprint, hash_weights, kernels_identity
 from workers.engine.models.loader import read_ahead, read_eos_token_ids, read_model_config
 from workers.engine.request_check import check_request
-from workers.engine.sampling.logprobs import StepLogprobs
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
-from workers.engine.sampling.sampler import NOTHING_DRAWN, forced, sample
 from workers.engine.scheduling.batching_policies import make_policy
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.sequence_builder import SequenceBuilder
+from workers.engine.speculation.acceptance import DraftedRows, accepted_at_each_place, drafted_rows
+from workers.engine.speculation.draft_model import load_draft_model
+from workers.engine.speculation.load import load_speculator
+from workers.engine.speculation.speculator import Speculator
 from workers.engine.stage import Stage
-from workers.engine.stats import EngineStats
+from workers.engine.stats import NO_SPECULATION, EngineStats
 from workers.engine.text.tokenizer import Tokenizer
-from workers.engine.waits import EngineWaits
+from workers.engine.token_step import Drawn, StepOutputs, TokenDrawer
 
 _log = structlog.get_logger(__name__)
 
@@ -50,7 +52,11 @@ class ModelFailed(EngineFailed):
 
 
 class Engine:
-    """Scheduler, model and sampler of one model; see `Generator`. `load` builds one from a checkpoint folder."""
+    """Scheduler, model and sampler of one model; see `Generator`. `load` builds one from a checkpoint folder.
+
+    Attributes:
+        speculator: chooses drafts; None draws one token of each sequence per step.
+    """
 
     task: Task = "generate"
 
@@ -65,11 +71,14 @@ class Engine:
         max_model_len: int,
         num_blocks: int,
         computation: Mapping[str, str],
+        speculator: Speculator | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.computation = computation
         self.fingerprint = fingerprint(computation)
-        self.constraints, self._masks = load_grammar_support(tokenizer, vocab_size, eos_token_ids)
+        self.constraints, masks = load_grammar_support(tokenizer, vocab_size, eos_token_ids)
+        self.speculator = speculator
+        self._drawer = TokenDrawer(tokenizer, masks)
         self.max_model_len = max_model_len
         self._config = config
         self._runner = runner
@@ -132,6 +141,7 @@ class Engine:
                 device=device,
                 progress=progress,
             )
+        draft_model = load_draft_model(config, tokenizer, model_config.vocab_size, dtype, device)
         eos = read_eos_token_ids(config.model, model_config.eos_token_ids)
         if tokenizer.eos_token_id is not None:
             eos |= {tokenizer.eos_token_id}
@@ -151,6 +161,7 @@ class Engine:
                 kernels=kernels_identity(kernels),
                 watermark=config.watermark.identity,
             ),
+            speculator=load_speculator(config, model_config.architecture, kernels, device, draft_model),
         )
 
     def add(self, request: EngineRequest) -> None:
@@ -211,13 +222,16 @@ class Engine:
             block_size=self._block_size,
             batch_size=self._batch_size,
             batch_tokens=self._batch_tokens,
+            speculation=self.speculator.stats() if self.speculator else NO_SPECULATION,
         )
 
     def step(self) -> list[EngineOutput]:
         """Compute one batch. Return what it added to each request, in no particular order."""
         outputs, self._ended = self._ended, []
         batch = self._scheduler.schedule()
-        self._batch_size, self._batch_tokens = len(batch.items), sum(item.num_new_tokens for item in batch.items)
+        if self.speculator is not None:
+            batch = self._scheduler.add_drafts(batch, self.speculator.propose(batch))
+        self._batch_size, self._batch_tokens = len(batch.items), batch.num_rows
         if batch.items:
             outputs += self._run(batch)
         return outputs
@@ -229,32 +243,31 @@ class Engine:
                 drawn = self._draw(batch, drawing)
         except HeadraceError as error:
             return self._isolate(batch, error)
-        return [] if drawn is None else self._collect(batch, drawing, *drawn)
+        if drawn is None:
+            self._scheduler.end_drafts(batch)
+            return []
+        return self._collect(batch, *drawn)
 
-    def _draw(self, batch: ScheduledBatch, drawing: list[Sequence]) -> tuple[list[int | None], StepLogprobs] | None:
-        """Compute a batch and draw its next tokens. Return None if the step was interrupted.
+    def _draw(self, batch: ScheduledBatch, drawing: list[Sequence]) -> tuple[Drawn, list[DraftedRows]] | None:
+        """Compute a batch and draw the next token of each sequence. Return None if the step was interrupted.
 
         When this raises, only the contents of the cache have changed, so parts of the batch can be run again.
         """
-        mask = self._masks.begin(drawing) if self._masks else None
+        mask = self._drawer.begin_mask(drawing)
         try:
             logits = self._compute(batch)
         finally:
             if mask is not None:
                 mask.settle()
-        if mask is not None:
-            mask.check()
         if logits is None:
             return None
         sampling = [item.sequence for item in batch.items if item.samples]
-        if len(logits) > len(sampling):
-            record_prompt_logprobs(batch, logits[len(sampling) :], self.tokenizer.token_bytes)
-            logits = logits[: len(sampling)]
+        last, drafted, scored = logits.tensor_split((len(sampling), len(sampling) + batch.num_drafts))
+        if len(scored):
+            record_prompt_logprobs(batch, scored, self.tokenizer.token_bytes)
         if len(drawing) < len(sampling):  # padding
-            logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
-        logprobs = StepLogprobs(logits, drawing, self.tokenizer.token_bytes, self.tokenizer.special_ids)
-        drawn = sample(logits, drawing, mask)
-        return [forced(sequence, token) for sequence, token in zip(drawing, drawn, strict=True)], logprobs
+            last = last[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
+        return self._drawer.draw(last, drawing, mask), drafted_rows(batch, drafted)
 
     def _compute(self, batch: ScheduledBatch) -> Tensor | None:
         """Compute the logits. Raises EngineFailed when out of memory, ModelFailed for other failures."""
@@ -271,76 +284,49 @@ class Engine:
         Raises the error if the model can compute none of several requests: then the engine is at fault.
         """
         _log.error("step_failed", rows=len(batch.items), error=type(error.__cause__ or error).__name__)
+        self._scheduler.end_drafts(batch)
         if len(batch.items) == 1:
             return [self._fail(batch.items[0].sequence.job_id, error)]
         requests = {item.sequence.job_id for item in batch.items}
         outputs = []
         for index, item in enumerate(batch.items):
             if item.sequence.job_id in self._unfinished:
-                outputs += self._run(ScheduledBatch([item], batch.copies if index == 0 else []))
+                outputs += self._run(ScheduledBatch([replace(item, drafts=())], batch.copies if index == 0 else []))
         broken = {output.job_id for output in outputs if isinstance(output.error, ModelFailed)}
         if len(requests) > 1 and broken == requests:
             raise error
         return outputs
 
-    def _collect(
-        self, batch: ScheduledBatch, drawing: list[Sequence], drawn: list[int | None], logprobs: StepLogprobs
-    ) -> list[EngineOutput]:
-        """Append the drawn tokens to their sequences, and end the sequences that are complete."""
+    def _collect(self, batch: ScheduledBatch, drawn: Drawn, drafted: list[DraftedRows]) -> list[EngineOutput]:
+        """Append the drawn tokens to their sequences, accept drafts, and end the sequences that are complete."""
         self._scheduler.advance(batch)
-        tokens: dict[str, list[Token]] = {}
-        echoes: dict[str, tuple[Token, ...]] = {}
-        cached: dict[str, int] = {}
-        waits: dict[str, EngineWaits] = {}
-        failed: dict[str, HeadraceError] = {}
-        for row, (sequence, token_id) in enumerate(zip(drawing, drawn, strict=True)):
-            job_id = sequence.job_id
-            try:
-                with Stage("decoding of a token", run_id=job_id):
-                    found = _append(sequence, token_id, logprobs, row)
-                    if sequence.echo is not None:
-                        echoes[job_id] = sequence.echo.tokens(self.tokenizer.token_texts, sequence.choice)
-                        sequence.echo = None
-            except HeadraceError as error:
-                failed[job_id] = error
-                continue
-            tokens.setdefault(job_id, []).extend(found)
-            cached[job_id] = sequence.num_cached_tokens or 0
-            if sequence.waits.changed:
-                waits[job_id] = sequence.waits.take()
-            if sequence.finish_reason is not None:
-                self._scheduler.finish(sequence)
-                self._unfinished[job_id].remove(sequence)
-        outputs = [self._fail(job_id, error) for job_id, error in failed.items()]
-        for job_id in tokens.keys() - failed.keys():
+        added = StepOutputs(self.tokenizer)
+        added.append(drawn)
+        for accepted in accepted_at_each_place(drafted, self._drawer, added):
+            for sequence in accepted:
+                self._scheduler.accept_draft(sequence)
+        self._scheduler.end_drafts(batch)
+        if self.speculator is not None:
+            self.speculator.learn(batch)
+        for sequence in drawn.sequences:
+            if sequence.ended and sequence.job_id not in added.failed:
+                self._finish(sequence)
+        for job_id in added.failed:
+            self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)
+        outputs = [added.output(job_id, finished=True) for job_id in added.failed]
+        for job_id in added.requests:
             finished = not self._unfinished[job_id]
             if finished:
                 del self._unfinished[job_id]
-            outputs.append(
-                EngineOutput(
-                    job_id,
-                    tuple(tokens[job_id]),
-                    finished,
-                    prompt=echoes.get(job_id, ()),
-                    cached_tokens=cached[job_id],
-                    waits=waits.get(job_id),
-                )
-            )
+            outputs.append(added.output(job_id, finished=finished))
         return outputs
+
+    def _finish(self, sequence: Sequence) -> None:
+        if self.speculator is not None:
+            self.speculator.remember(sequence)
+        self._scheduler.finish(sequence)
+        self._unfinished[sequence.job_id].remove(sequence)
 
     def _fail(self, job_id: str, error: HeadraceError) -> EngineOutput:
         self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)
         return EngineOutput(job_id, (), finished=True, error=error)
-
-
-def _append(sequence: Sequence, token_id: int | None, logprobs: StepLogprobs, row: int) -> tuple[Token, ...]:
-    """Append the token drawn in `row`, unless the sequence only computes its prompt.
-
-    Raises EngineFailed if no token was drawn or the grammar refuses it.
-    """
-    if sequence.max_tokens == 0:
-        sequence.finish_reason = FinishReason.LENGTH
-        return ()
-    if token_id is None:
-        raise EngineFailed(NOTHING_DRAWN)
-    return (sequence.accept(token_id, logprobs.for_token(row, token_id)),)

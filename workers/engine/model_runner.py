@@ -66,10 +66,10 @@ class ModelRunner:
         """Compute one step.
 
         Returns:
-            Logits [R, vocab] float32, valid until the next step: first the rows that sample, then the rows that
-            score a prompt, each in the batch's order. None if `interrupted` returned true; it is called between
-            layers, or once before a graph. The batch can then be run again: its block copies are done, and apart
-            from them only the cache slots of its own tokens may have changed.
+            Logits [R, vocab] float32, valid until the next step: first the rows that sample, then those of drafted
+            tokens, then the rows that score a prompt, each in the batch's order. None if `interrupted` returned
+            true; it is called between layers, or once before a graph. The batch can then be run again: its block
+            copies are done, and apart from them only the cache slots of its own tokens may have changed.
         """
         with on_device(self._device):
             for source, target in batch.copies:

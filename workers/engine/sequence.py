@@ -19,7 +19,7 @@ from workers.engine.waits import WaitClock
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Sequence:
     """Prompt and output of one choice.
 

@@ -6,6 +6,24 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class SpeculationStats:
+    """Counters of speculation since the engine started.
+
+    Attributes:
+        drafts: how often a sequence had drafted tokens in a step.
+        draft_tokens: tokens drafted.
+        accepted: drafted tokens that became part of an answer, by their place in the draft.
+    """
+
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted: tuple[int, ...] = ()
+
+
+NO_SPECULATION = SpeculationStats()
+
+
+@dataclass(frozen=True)
 class EngineStats:
     """Current numbers of sequences and KV blocks, and counters since the engine started.
 
@@ -16,6 +34,7 @@ class EngineStats:
         gpu_memory_used: bytes that this process has allocated on its GPU; None without one.
         block_size: tokens in a KV block; 0 if unknown.
         batch_size, batch_tokens: sequences and tokens that the last step computed; None and 0 if unknown.
+        speculation: what became of drafted tokens.
     """
 
     running: int = 0
@@ -29,4 +48,5 @@ class EngineStats:
     block_size: int = 0
     batch_size: int | None = None
     batch_tokens: int = 0
+    speculation: SpeculationStats = NO_SPECULATION
     fault: str = ""

@@ -22,6 +22,7 @@ from torch import Tensor
 from headrace.bench.engine.engine_only import load_engine_from_settings, run_mix
 from headrace.bench.harness.workload import peer_mix, warmup_mix
 from workers.engine import engine as engine_module
+from workers.engine import token_step
 from workers.engine.config import EngineConfig
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.select import choose_kernels
@@ -84,7 +85,7 @@ class TimedKernels:
     def __init__(self, kernels: Kernels, clock: Clock) -> None:
         self._kernels = kernels
         self._clock = clock
-        self.recordable = kernels.recordable
+        self.recordable, self.exact_rows = kernels.recordable, kernels.exact_rows
         self.products: list[tuple[Linear, int, int]] = []
         self.attention = clock.timed("attention", kernels.attention)
         self.rms_norm = clock.timed(NORMS, kernels.rms_norm)
@@ -128,7 +129,7 @@ def profile(model: str, seed: int, concurrency: int, quantization: str | None = 
     step, schedule = clock.timed("the rest of a step", engine.step), engine._scheduler.schedule
     run, decode = engine._runner.run, engine.tokenizer.decode
     with (
-        patch.object(engine_module, "sample", sampling),
+        patch.object(token_step, "sample", sampling),
         patch.object(engine, "step", step),
         patch.object(engine._scheduler, "schedule", clock.timed("scheduling", schedule)),
         patch.object(engine._runner, "run", clock.timed("the rest of the forward", run)),

@@ -120,3 +120,27 @@ def structured(
     spin_briefly()  # as in a worker
     found = measure_structured(model, count, repeats, seed, stderr, quantization=quantization)
     report(found, as_json)
+
+
+@app.command()
+def speculation(
+    model: Model = "smollm2",
+    tasks: Annotated[
+        str, typer.Option(help="Comma-separated: schema, edit, summary, chat.")
+    ] = "schema,edit,summary,chat",
+    streams: Annotated[str, typer.Option(help="Comma-separated numbers of concurrent requests.")] = "1,32",
+    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Quantization of the engine.")] = "none",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
+    repeats: Repeats = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure what speculation gains on structured answers, edits, summaries and free chat, in turns without it."""
+    from headrace.bench.engine.drafting_tasks import TASKS
+    from headrace.bench.engine.speculation import measure_speculation
+    from workers.openmp_env import spin_briefly
+
+    wanted = names_of("--tasks", tasks, [task.name for task in TASKS])
+    counts = [int(each) for each in names_of("--streams", streams, [str(count) for count in range(1, 257)])]
+    spin_briefly()  # as in a worker
+    settings = {"quantization": quantization, "threads": threads}
+    report(measure_speculation(model, wanted, counts, repeats, stderr, **settings), as_json)

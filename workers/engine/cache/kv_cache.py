@@ -50,6 +50,21 @@ class KVCacheManager:
         table.extend(self.pool.allocate() for _ in range(self.blocks_for(num_tokens) - len(table)))
         return True
 
+    def extend(self, sequence: Sequence, num_tokens: int, more: int) -> int:
+        """Allocate blocks for up to `more` tokens after the first `num_tokens`, which have theirs.
+
+        Only blocks that are free are taken. Return for how many tokens there is room.
+        """
+        table = sequence.block_table
+        blocks = self.blocks_for(num_tokens + more) - len(table)
+        table.extend(self.pool.allocate() for _ in range(min(blocks, self.pool.num_free)))
+        return min(more, len(table) * self.block_size - num_tokens)
+
+    def trim(self, sequence: Sequence) -> None:
+        """Release the blocks after those of the sequence's tokens."""
+        while len(sequence.block_table) > self.blocks_for(sequence.num_tokens):
+            self.pool.release(sequence.block_table.pop())
+
     def _writes_shared(self, sequence: Sequence) -> bool:
         """Return whether the next token's block is read-only and must be copied first.
 

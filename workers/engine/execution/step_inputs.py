@@ -32,8 +32,8 @@ class StepInputs:
         positions: [T] int64, in the row's own sequence.
         sequences: [T] int64, the row of `block_tables` for each row.
         block_tables: [S, W] int64; entries past a sequence's blocks are 0 and never read.
-        sample_rows: [R] int64, the rows whose logits are computed: first those that sample, then those that score a
-            prompt, each in the batch's order.
+        sample_rows: [R] int64, the rows whose logits are computed: first those that sample, then drafted tokens,
+            then those that score a prompt, each in the batch's order.
         spans: the rows of each sequence.
     """
 
@@ -50,14 +50,17 @@ class StepInputs:
         tokens: list[int] = []
         spans: list[Span] = []
         sample_rows: list[int] = []
+        draft_rows: list[int] = []
         score_rows: list[int] = []
         for item in batch.items:
             sequence, start = item.sequence, item.sequence.num_computed_tokens
             score_rows += [len(tokens) - start + position for position in item.scores]
-            spans.append(Span(len(tokens), item.num_new_tokens, start))
+            spans.append(Span(len(tokens), item.num_rows, start))
             tokens += sequence.tokens[start : start + item.num_new_tokens]
             if item.samples:
                 sample_rows.append(len(tokens) - 1)
+            draft_rows += range(len(tokens), len(tokens) + len(item.drafts))
+            tokens += item.drafts
         lengths = np.array([span.length for span in spans])
         starts = np.array([span.start for span in spans])
         offsets = np.array([span.position for span in spans]) - starts
@@ -70,7 +73,7 @@ class StepInputs:
             positions=tensor(np.arange(len(tokens)) + np.repeat(offsets, lengths)),
             sequences=tensor(np.repeat(np.arange(len(spans)), lengths)),
             block_tables=tensor(_block_tables(batch)),
-            sample_rows=tensor(sample_rows + score_rows),
+            sample_rows=tensor(sample_rows + draft_rows + score_rows),
             spans=tuple(spans),
         )
 

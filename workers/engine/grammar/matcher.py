@@ -17,6 +17,7 @@ from torch import Tensor
 from shared.errors import InvalidRequest
 from workers.engine.sequence import Sequence
 
+MAX_FORCING_S = 1.0  # CPU time to find the forced tokens of one choice, which only saves time
 MAX_MATCHING_S = 10.0  # CPU time for one choice's grammar; an ambiguous one would slow down its neighbours
 NUM_FILLER_THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
 NOT_ALLOWED = ("satisfy the grammar", "out of range", "parser stopped")  # in errors about a token, not about limits
@@ -34,7 +35,7 @@ class GrammarMatcher:
     def __init__(self, compiled: LLMatcher, forget: Callable[[], None]) -> None:
         self._matcher = compiled.deep_copy()
         self._forget = forget
-        self._spent = 0.0
+        self._spent = self._spent_on_forced = 0.0
 
     @property
     def finished(self) -> bool:
@@ -59,7 +60,12 @@ class GrammarMatcher:
             raise self._too_complex()
 
     def forced_tokens(self) -> list[int]:
-        return self._matcher.compute_ff_tokens()
+        if self._spent_on_forced > MAX_FORCING_S:
+            return []
+        begin = time.thread_time()
+        tokens = self._matcher.compute_ff_tokens()
+        self._spent_on_forced += time.thread_time() - begin
+        return tokens
 
     def _too_complex(self) -> InvalidRequest:
         self._forget()

@@ -39,10 +39,14 @@ class Kernels(Protocol):
 
     Attributes:
         recordable: no operation waits for the device or reads `StepInputs.spans`, so a CUDA graph can record them.
+        exact_rows: a row's bits depend neither on the number of rows nor on their sequences.
     """
 
     @property
     def recordable(self) -> bool: ...
+
+    @property
+    def exact_rows(self) -> bool: ...
 
     def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
         """Return the fastest layer for `weights`, each [out, in], whose outputs are concatenated.

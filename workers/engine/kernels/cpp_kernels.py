@@ -42,6 +42,7 @@ class CppKernels:
     """
 
     recordable = False
+    exact_rows = True
 
     def __init__(self, library: ctypes.CDLL, quantization: Quantization, arrays: PackedArrays = OWN_ARRAYS) -> None:
         for name, signature in _SIGNATURES.items():

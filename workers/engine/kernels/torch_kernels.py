@@ -23,6 +23,7 @@ class TorchKernels:
     """
 
     recordable = False
+    exact_rows = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
         self._quantization = quantization

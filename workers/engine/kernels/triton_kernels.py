@@ -37,6 +37,7 @@ class TritonKernels:
     """
 
     recordable = True
+    exact_rows = False  # cuBLAS chooses its kernels by the number of rows
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
         self._quantization = quantization

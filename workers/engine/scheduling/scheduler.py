@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.protocol import PriorityClass
 from workers.engine.cache.kv_cache import KVCacheManager
@@ -20,10 +20,19 @@ from workers.engine.sequence import Sequence
 
 @dataclass(frozen=True)
 class ScheduledSequence:
-    """The next `num_new_tokens` tokens after the computed ones of `sequence`."""
+    """The next `num_new_tokens` tokens after the computed ones of `sequence`.
+
+    Attributes:
+        drafts: tokens that may follow the sequence's last one, to be computed in the same step.
+    """
 
     sequence: Sequence
     num_new_tokens: int
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_new_tokens + len(self.drafts)
 
     @property
     def samples(self) -> bool:
@@ -44,6 +53,14 @@ class ScheduledBatch:
 
     items: list[ScheduledSequence]
     copies: list[tuple[int, int]]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(item.num_rows for item in self.items)
+
+    @property
+    def num_drafts(self) -> int:
+        return sum(len(item.drafts) for item in self.items)
 
     @property
     def interruptible(self) -> bool:
@@ -130,6 +147,22 @@ class Scheduler:
                 budget -= num_new
         return ScheduledBatch(items, self._cache.take_copies())
 
+    def add_drafts(self, batch: ScheduledBatch, drafts: Mapping[Sequence, tuple[int, ...]]) -> ScheduledBatch:
+        """Return the batch with drafted tokens, as many as the budget and the free blocks allow.
+
+        Drafts never preempt a sequence. The blocks that they take are released by `end_drafts`.
+        """
+        if not drafts:
+            return batch
+        budget = self._max_num_batched_tokens - batch.num_rows
+        items = []
+        for item in batch.items:
+            wanted = drafts.get(item.sequence, ())[:budget]
+            room = self._cache.extend(item.sequence, item.sequence.num_tokens, len(wanted))
+            items.append(replace(item, drafts=wanted[:room]))
+            budget -= min(room, len(wanted))
+        return ScheduledBatch(items, batch.copies)
+
     def advance(self, batch: ScheduledBatch) -> None:
         """Count the tokens that the step computed, and start the choices that waited for a prompt."""
         for item in batch.items:
@@ -142,6 +175,17 @@ class Scheduler:
             self._cache.advance(sequence, item.num_new_tokens)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._fork(sequence)
+
+    def accept_draft(self, sequence: Sequence) -> None:
+        """Count a drafted token that has become the sequence's last one: its keys and values are in the cache."""
+        self._waiting.charge(sequence)
+        self._cache.advance(sequence, 1)
+
+    def end_drafts(self, batch: ScheduledBatch) -> None:
+        """Release the blocks of drafted tokens that were not accepted."""
+        for item in batch.items:
+            if item.drafts and not item.sequence.ended:
+                self._cache.trim(item.sequence)
 
     def _runnable(self) -> list[Sequence]:
         """Return the running sequences that may compute in this step, most urgent first, padding last."""

@@ -1,0 +1,129 @@
+"""Drawing of a step's tokens from its logits, and what they add to each request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from shared.errors import EngineFailed, HeadraceError
+from shared.protocol import FinishReason, Token
+from workers.engine.interface import EngineOutput
+from workers.engine.sampling.logprobs import StepLogprobs
+from workers.engine.sampling.sampler import NOTHING_DRAWN, forced, sample
+from workers.engine.sequence import Sequence
+from workers.engine.stage import Stage
+from workers.engine.text.tokenizer import Tokenizer
+from workers.engine.waits import EngineWaits
+
+if TYPE_CHECKING:  # the module needs llguidance
+    from workers.engine.grammar.matcher import Mask, MaskFiller
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The token drawn for each of some sequences, None where none could be."""
+
+    sequences: list[Sequence]
+    tokens: list[int | None]
+    logprobs: StepLogprobs
+
+
+class TokenDrawer:
+    """Draws the next token of sequences from their logits.
+
+    Args:
+        masks: None without support for grammars.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, masks: MaskFiller | None) -> None:
+        self._tokenizer = tokenizer
+        self._masks = masks
+
+    def begin_mask(self, sequences: list[Sequence]) -> Mask | None:
+        """Start to fill the mask of a step's rows; it must be settled before anything else happens to a grammar."""
+        return self._masks.begin(sequences) if self._masks else None
+
+    def draw(self, logits: Tensor, sequences: list[Sequence], mask: Mask | None) -> Drawn:
+        """Draw from logits [R, vocab], one row per sequence, which are changed in place; the mask is settled."""
+        if mask is not None:
+            mask.check()
+        logprobs = StepLogprobs(logits, sequences, self._tokenizer.token_bytes, self._tokenizer.special_ids)
+        drawn = sample(logits, sequences, mask)
+        tokens = [forced(sequence, token) for sequence, token in zip(sequences, drawn, strict=True)]
+        return Drawn(sequences, tokens, logprobs)
+
+    def draw_now(self, logits: Tensor, sequences: list[Sequence]) -> Drawn:
+        """Fill the mask and draw; see `draw`."""
+        mask = self.begin_mask(sequences)
+        if mask is not None:
+            mask.settle()
+        return self.draw(logits, sequences, mask)
+
+
+class StepOutputs:
+    """Tokens and errors that one step adds to each request.
+
+    Attributes:
+        failed: the errors that end requests.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: dict[str, list[Token]] = {}
+        self._echoes: dict[str, tuple[Token, ...]] = {}
+        self._cached: dict[str, int] = {}
+        self._waits: dict[str, EngineWaits] = {}
+        self.failed: dict[str, HeadraceError] = {}
+
+    def append(self, drawn: Drawn) -> None:
+        """Append drawn tokens to their sequences, unless their request has failed."""
+        for row, sequence in enumerate(drawn.sequences):
+            job_id = sequence.job_id
+            if job_id in self.failed:
+                continue
+            try:
+                with Stage("decoding of a token", run_id=job_id):
+                    found = _append(sequence, drawn, row)
+                    if sequence.echo is not None:
+                        self._echoes[job_id] = sequence.echo.tokens(self._tokenizer.token_texts, sequence.choice)
+                        sequence.echo = None
+            except HeadraceError as error:
+                self.failed[job_id] = error
+                continue
+            self._tokens.setdefault(job_id, []).extend(found)
+            self._cached[job_id] = sequence.num_cached_tokens or 0
+            if sequence.waits.changed:
+                self._waits[job_id] = sequence.waits.take()
+
+    @property
+    def requests(self) -> list[str]:
+        """The requests that have not failed."""
+        return [job_id for job_id in self._tokens if job_id not in self.failed]
+
+    def output(self, job_id: str, *, finished: bool) -> EngineOutput:
+        """Return the output of a request; one that has failed ends with the tokens before its error."""
+        return EngineOutput(
+            job_id,
+            tuple(self._tokens.get(job_id, ())),
+            finished,
+            self.failed.get(job_id),
+            prompt=self._echoes.get(job_id, ()),
+            cached_tokens=self._cached.get(job_id, 0),
+            waits=self._waits.get(job_id),
+        )
+
+
+def _append(sequence: Sequence, drawn: Drawn, row: int) -> tuple[Token, ...]:
+    """Append the token drawn in `row`, unless the sequence only computes its prompt.
+
+    Raises EngineFailed if no token was drawn or the grammar refuses it.
+    """
+    token_id = drawn.tokens[row]
+    if sequence.max_tokens == 0:
+        sequence.finish_reason = FinishReason.LENGTH
+        return ()
+    if token_id is None:
+        raise EngineFailed(NOTHING_DRAWN)
+    return (sequence.accept(token_id, drawn.logprobs.for_token(row, token_id)),)

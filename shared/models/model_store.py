@@ -17,6 +17,7 @@ import structlog
 from shared.errors import ConfigError
 from shared.models.names import MODEL_NAME
 from shared.models.startup_progress import StartupProgress
+from shared.models.weight_files import check_weight_files, weight_files
 from shared.runtime.processes import die_with_parent
 from shared.runtime.shared_cache import make_once
 from shared.settings import NO_MODEL, Settings
@@ -135,11 +136,12 @@ def embedding_settings(settings: Settings) -> Settings:
 
 
 def checked(folder: Path) -> Path:
-    """Return `folder` if it holds a model. Raises ConfigError that names what is missing."""
+    """Return `folder` if it holds a model. Raises ConfigError that names what is missing or broken."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} is not a model folder: it has no config.json", param="model")
-    if not any(folder.glob("*.safetensors")):
+    if not weight_files(folder):
         raise ConfigError(f"{folder} has no *.safetensors: other weight formats are not supported", param="model")
+    check_weight_files(folder)
     return folder
 
 

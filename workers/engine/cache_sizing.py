@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from shared.errors import ConfigError
+from shared.models.weight_files import weight_files
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.models.decoder import DecoderConfig
 
@@ -73,7 +74,7 @@ def _kv_bytes(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, de
 
 def weight_bytes(folder: Path, model: DecoderConfig, dtype: torch.dtype) -> int:
     """Return the size of the checkpoint's weights in `dtype`."""
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    stored = sum(path.stat().st_size for path in weight_files(folder))
     return stored * dtype.itemsize // DTYPES[model.dtype].itemsize
 
 

@@ -84,7 +84,7 @@ class TimedKernels:
     def __init__(self, kernels: Kernels, clock: Clock) -> None:
         self._kernels = kernels
         self._clock = clock
-        self.recordable = kernels.recordable
+        self.recordable, self.packed = kernels.recordable, kernels.packed
         self.products: list[tuple[Linear, int, int]] = []
         self.attention = clock.timed("attention", kernels.attention)
         self.rms_norm = clock.timed(NORMS, kernels.rms_norm)

@@ -39,10 +39,14 @@ class Kernels(Protocol):
 
     Attributes:
         recordable: no operation waits for the device or reads `StepInputs.spans`, so a CUDA graph can record them.
+        packed: the packed weights exist already, so that `linear` uses only the shapes of its weights.
     """
 
     @property
     def recordable(self) -> bool: ...
+
+    @property
+    def packed(self) -> bool: ...
 
     def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
         """Return the fastest layer for `weights`, each [out, in], whose outputs are concatenated.

@@ -58,6 +58,10 @@ class CppKernels:
         return CppKernels(self._library, self._quantization, arrays)
 
     @property
+    def packed(self) -> bool:
+        return self._arrays.filled
+
+    @property
     def packed_format(self) -> str:
         """Identity of the layout of packed weights: equal for the same build and weight format."""
         return f"{Path(self._library._name).stem}-{type(self._quantization).__name__}"  # noqa: SLF001  documented

@@ -23,6 +23,7 @@ class TorchKernels:
     """
 
     recordable = False
+    packed = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
         self._quantization = quantization

@@ -37,6 +37,7 @@ class TritonKernels:
     """
 
     recordable = True
+    packed = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
         self._quantization = quantization

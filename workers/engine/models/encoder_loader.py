@@ -12,7 +12,7 @@ from torch import Tensor
 from shared.errors import ConfigError
 from workers.engine.kernels import Kernels
 from workers.engine.models.bert import Bert, build_bert
-from workers.engine.models.checkpoint import Checkpoint, read_json
+from workers.engine.models.checkpoint import Checkpoint, read_json, refuse_infinite
 from workers.engine.models.encoder_families import ARCHITECTURES, EncoderConfig
 from workers.engine.models.encoder_heads import Activation, ClassifierHead, Dense, EmbeddingHead, Head, Pooling
 
@@ -104,9 +104,11 @@ def load_encoder(
         found = checkpoint.read(name)
         if tuple(found.shape) != shape:
             raise ConfigError(
-                f"{folder}: tensor {name} has shape {tuple(found.shape)}; config.json implies {shape}",
+                f"{checkpoint.file(name)}: tensor {name} has shape {tuple(found.shape)}; "
+                f"config.json implies {shape}",
                 param="model",
             )
+        refuse_infinite(checkpoint.file(name), name, found)
         return found.to(device, dtype)
 
     model = build_bert(config, lambda name, *shape: tensor(own + name, *shape), kernels.linear)

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from shared.errors import ConfigError
+from shared.models.weight_files import weight_files
 from workers.engine.kernels import Kernels
+from workers.engine.kernels.torch_kernels import TorchKernels
 from workers.engine.models.checkpoint import Checkpoint, WeightReader, read_json
 from workers.engine.models.decoder import Decoder, DecoderConfig, parse_token_ids
 from workers.engine.models.registry import ARCHITECTURES
@@ -45,7 +47,7 @@ def read_eos_token_ids(folder: Path, configured: Iterable[int]) -> frozenset[int
 
 def read_ahead(folder: Path) -> None:
     """Have the system read the weights into its page cache while other parts are prepared."""
-    for path in folder.glob("*.safetensors"):
+    for path in weight_files(folder):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
@@ -62,6 +64,8 @@ def load_model(
 ) -> Decoder:
     """Load a model. Raises ConfigError where tensors are missing, left over, or not of the shape in config.json.
 
+    For Headrace's own architectures, that is found out before memory is taken.
+
     Args:
         max_model_len: most tokens of a sequence.
         progress: called with the share that is loaded, from 0 to 1.
@@ -71,5 +75,9 @@ def load_model(
         from workers.engine.models.transformers_config import load_transformers  # noqa: PLC0415  takes 2 s
 
         return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
-    reader = WeightReader(Checkpoint(folder), dtype, device, kernels)
+    checkpoint = Checkpoint(folder)
+    plain = TorchKernels()
+    rehearsed = WeightReader(checkpoint.outline(), dtype, torch.device("meta"), plain)
+    architecture.load(rehearsed, config, 1, plain, lambda _: None)
+    reader = WeightReader(checkpoint, dtype, device, kernels)
     return architecture.load(reader, config, max_model_len, kernels, progress)

@@ -10,6 +10,7 @@ from pathlib import Path
 from shared.errors import HeadraceError
 from shared.models.model_store import SCRIPTED, ModelRepository
 from shared.models.startup_progress import StartupProgress
+from shared.models.weight_files import weight_files
 from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
@@ -116,7 +117,7 @@ def _holder(plan: Plan) -> Holder:
 
 def _weight_bytes(folder: Path) -> int:
     """Return the memory of the weights in a folder, if there is one."""
-    return sum(path.stat().st_size for path in folder.expanduser().glob("*.safetensors")) * FLOAT32_GROWTH
+    return sum(path.stat().st_size for path in weight_files(folder.expanduser())) * FLOAT32_GROWTH
 
 
 def _cache_bytes(settings: Settings) -> int:

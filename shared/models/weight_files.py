@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
 
 from shared.errors import ConfigError
+from shared.models.gguf_header import read_gguf_header
 from shared.models.safetensors_header import read_header
 
 INDEX = "model.safetensors.index.json"
+GGUF_NAME = "model.gguf"  # in a model folder
 MAX_INDEX_BYTES = 2**25
 POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_POINTER_BYTES = 1024
@@ -20,13 +23,26 @@ class _Index(msgspec.Struct):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files with the weights in a folder, in the order of their names."""
-    return sorted(folder.glob("*.safetensors"))
+    """Return the files with the weights in a folder: a GGUF file, or those in safetensors, by name."""
+    gguf = folder / GGUF_NAME
+    return [gguf] if gguf.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def count_weights(folder: Path) -> int:
+    """Return the number of weights in a folder. Raises ConfigError for a broken file."""
+    return sum(
+        math.prod(tensor.shape)
+        for path in weight_files(folder)
+        for tensor in (read_gguf_header(path).tensors if path.name == GGUF_NAME else read_header(path)).values()
+    )
 
 
 def check_weight_files(folder: Path) -> None:
     """Raise ConfigError, with the file and the reason, for files that are not whole."""
     refuse_pointers(folder)
+    if (folder / GGUF_NAME).is_file():
+        read_gguf_header(folder / GGUF_NAME)
+        return
     for path in shards(folder) if (folder / INDEX).is_file() else weight_files(folder):
         read_header(path)
 
@@ -56,12 +72,15 @@ def shards(folder: Path) -> list[Path]:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Raise ConfigError for a file that Git LFS has not downloaded."""
+    """Raise ConfigError for a file of a folder that Git LFS has not downloaded."""
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        if path.stat().st_size <= MAX_POINTER_BYTES and path.read_bytes().startswith(POINTER):
-            raise ConfigError(
-                f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull`", param="model"
-            )
+        refuse_pointer(path)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise ConfigError for a file that Git LFS has not downloaded."""
+    if path.stat().st_size <= MAX_POINTER_BYTES and path.read_bytes().startswith(POINTER):
+        raise ConfigError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull`", param="model")
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -51,7 +51,14 @@ class Tensors(Protocol):
         """Return a tensor. Raises ConfigError if the checkpoint does not have it."""
 
 
-class Checkpoint:
+class Checkpoint(Tensors, Protocol):
+    """Tensors of files."""
+
+    def outline(self) -> Outline:
+        """Return the same tensors without their values."""
+
+
+class SafetensorsCheckpoint:
     """Tensors over all safetensors files of a folder; see `Tensors`. Raises ConfigError for broken files."""
 
     def __init__(self, folder: Path) -> None:

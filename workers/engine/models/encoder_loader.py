@@ -12,7 +12,7 @@ from torch import Tensor
 from shared.errors import ConfigError
 from workers.engine.kernels import Kernels
 from workers.engine.models.bert import Bert, build_bert
-from workers.engine.models.checkpoint import Checkpoint, read_json, refuse_infinite
+from workers.engine.models.checkpoint import SafetensorsCheckpoint, read_json, refuse_infinite
 from workers.engine.models.encoder_families import ARCHITECTURES, EncoderConfig
 from workers.engine.models.encoder_heads import Activation, ClassifierHead, Dense, EmbeddingHead, Head, Pooling
 
@@ -96,7 +96,7 @@ def load_encoder(
     folder: Path, config: EncoderConfig, kernels: Kernels, dtype: torch.dtype, device: torch.device
 ) -> tuple[Bert, Head]:
     """Load the weights. Raises ConfigError where tensors are missing or have another shape."""
-    checkpoint = Checkpoint(folder)
+    checkpoint = SafetensorsCheckpoint(folder)
     prefix = config.family.prefix
     own = prefix if f"{prefix}embeddings.word_embeddings.weight" in checkpoint else ""
 

@@ -11,7 +11,7 @@ from typing import Any
 from shared.errors import ConfigError
 from workers.engine.models.decoder import DecoderConfig, parse_token_ids
 
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "factors")
 _DEFAULT_WINDOW_TOKENS = 4096  # transformers' default where config.json has no sliding_window
 
 
@@ -103,8 +103,9 @@ def _rope(raw: dict[str, Any]) -> RopeConfig:
         raise ConfigError(f"config.json: rope type {kind} is not supported; supported: {', '.join(ROPE_TYPES)}")
     if partial != 1.0:
         raise ConfigError("config.json: partial rotary embeddings are not supported")
-    if "factor" not in scaling and kind != "default":
-        raise ConfigError(f"config.json: rope type {kind} needs a factor")
+    needed = {"default": None, "factors": "factors"}.get(kind, "factor")
+    if needed is not None and needed not in scaling:
+        raise ConfigError(f"config.json: rope type {kind} needs {needed}")
     original = raw.get("original_max_position_embeddings")
     if original is not None:
         scaling["original_max_position_embeddings"] = original

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from shared.errors import ConfigError
-from shared.models.weight_files import weight_files
+from shared.models.weight_files import GGUF_NAME, weight_files
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.torch_kernels import TorchKernels
-from workers.engine.models.checkpoint import Checkpoint, WeightReader, read_json
+from workers.engine.models.checkpoint import Checkpoint, SafetensorsCheckpoint, WeightReader, read_json
 from workers.engine.models.decoder import Decoder, DecoderConfig, parse_token_ids
+from workers.engine.models.gguf.checkpoint import GgufCheckpoint
 from workers.engine.models.registry import ARCHITECTURES
 
 Progress = Callable[[float], None]
@@ -52,6 +53,12 @@ def read_ahead(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open the files of a folder's weights. Raises ConfigError for broken files."""
+    gguf = folder / GGUF_NAME
+    return GgufCheckpoint(gguf) if gguf.is_file() else SafetensorsCheckpoint(folder)
+
+
 def load_model(
     folder: Path,
     config: DecoderConfig,
@@ -75,7 +82,7 @@ def load_model(
         from workers.engine.models.transformers_config import load_transformers  # noqa: PLC0415  takes 2 s
 
         return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     plain = TorchKernels()
     rehearsed = WeightReader(checkpoint.outline(), dtype, torch.device("meta"), plain)
     architecture.load(rehearsed, config, 1, plain, lambda _: None)

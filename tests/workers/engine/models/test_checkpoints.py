@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from shared.errors import ConfigError
 from tests.support.checkpoints import DYNAMIC, LINEAR, LLAMA3, SHAPE, YARN, edit_config
 from tests.support.engine_driver import load, run
-from workers.engine.models.checkpoint import Checkpoint
+from workers.engine.models.checkpoint import SafetensorsCheckpoint
 from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
 
@@ -38,7 +38,7 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"hidden_act": "gelu"}, "hidden_act must be silu, got gelu"),
         ({"num_local_experts": 8}, "mixture of experts"),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type longrope"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "needs a factor"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "needs factor"),
         ({"partial_rotary_factor": 0.5}, "partial"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ by layer"),
         ({"num_key_value_heads": 4}, "cannot share"),
@@ -116,7 +116,7 @@ def test_checkpoint_that_does_not_fit_is_refused_before_a_tensor_is_read(
     weights = load_file(copy / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, copy / "model.safetensors")
-    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(SafetensorsCheckpoint, "read", lambda *_: pytest.fail("a tensor was read"))
     with pytest.raises(ConfigError, match=r"no tensor model\.norm\.weight"):
         load(copy)
 

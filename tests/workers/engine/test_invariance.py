@@ -20,6 +20,7 @@ from workers.engine.scheduling.scheduler import ScheduledBatch
 KINDS: dict[str, dict[str, Any]] = {
     "none": {"batch_invariant": True},  # which a CPU is anyway
     "int8": {"quantization": "int8", "device": "cpu"},
+    "int4": {"quantization": "int4", "device": "cpu"},
 }
 Rows = dict[tuple[str, int, int], Tensor]
 
@@ -92,7 +93,10 @@ def check(
     [
         ("llama", "int8"),
         ("qwen3", "none"),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("llama", "none"), ("qwen3", "int8"))),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("llama", "none"), ("qwen3", "int8"), ("llama", "int4"))
+        ),
     ],
 )
 def test_tiny_models_are_batch_invariant(

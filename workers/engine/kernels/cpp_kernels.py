@@ -29,6 +29,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "hr_product": [_POINTER] * 4 + [_COUNT] * 3,
     "hr_int8_pack": [_POINTER] * 3 + [_COUNT] * 2,
     "hr_int8_product": [_POINTER] * 5 + [_COUNT] * 3 + [_FLOAT],
+    "hr_group_pack": [_POINTER] * 4 + [_COUNT] * 4,
+    "hr_group_product": [_POINTER] * 6 + [_COUNT] * 5,
 }
 
 

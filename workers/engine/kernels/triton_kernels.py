@@ -18,6 +18,7 @@ from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
 from workers.engine.kernels.attention_triton import attend, merge
 from workers.engine.kernels.rows_triton import add_rms_norm, rope_and_cache, silu_mul
+from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
 
@@ -43,7 +44,10 @@ class TritonKernels:
         self._quantization = quantization
 
     def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
-        return self._quantization.torch_linear(weights, bias)
+        grouped = self._quantization.grouped(weights)
+        if grouped is None:
+            return self._quantization.torch_linear(weights, bias)
+        return TritonGroupedLinear(grouped, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm(None, x, weight, eps)

@@ -22,6 +22,9 @@ class Unquantized:
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
         return make_linear(join(weights), bias)
 
+    def grouped(self, weights: Sequence[Tensor]) -> None:
+        return None
+
     def cpp_linear(
         self,
         library: ctypes.CDLL,

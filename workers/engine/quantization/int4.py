@@ -1,0 +1,58 @@
+"""int4 format: linear layers of 4 bits with a scale and a zero for each group of inputs, made from float weights.
+
+On the CPU, activations have 16 bits with a scale for each row; on a GPU, they keep their type.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from workers.engine.quantization.cpp_linear import OutputBuffers
+from workers.engine.quantization.grouped_linear import CppGroupedLinear, TorchGroupedLinear
+from workers.engine.quantization.grouped_weight import GroupedWeight, concatenate, quantize_groups
+from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.packed_arrays import PackedArrays
+
+GROUP = 32
+_VALUES_AT_ONCE = 2**22  # rounding needs several copies of them
+
+
+class Int4:
+    """int4 format; see `Quantization`."""
+
+    device_types = frozenset({"cpu", "cuda"})
+    cost_without_cpp = "int4 without its speed"
+
+    def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
+        return TorchGroupedLinear(_quantize(weights), bias)
+
+    def grouped(self, weights: Sequence[Tensor]) -> GroupedWeight:
+        return _quantize(weights)
+
+    def cpp_linear(
+        self,
+        library: ctypes.CDLL,
+        buffers: OutputBuffers | None,
+        weights: Sequence[Tensor],
+        bias: Tensor | None,
+        arrays: PackedArrays,
+    ) -> Linear:
+        weight = _shape_of(weights) if arrays.filled else _quantize(weights)
+        return CppGroupedLinear(library, buffers, weight, bias, arrays)
+
+
+def _quantize(weights: Sequence[Tensor]) -> GroupedWeight:
+    rows = max(1, _VALUES_AT_ONCE // weights[0].shape[1])
+    return concatenate(
+        [quantize_groups(part, 4, GROUP) for weight in weights for part in torch.split(weight, rows)]
+    )
+
+
+def _shape_of(weights: Sequence[Tensor]) -> GroupedWeight:
+    """Return a weight without values, of the form that `_quantize` gives."""
+    outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
+    return quantize_groups(torch.empty(outputs, inputs, device="meta"), 4, GROUP)

@@ -9,7 +9,7 @@ import msgspec
 
 from shared.errors import ConfigError
 from shared.models.gguf_header import read_gguf_header
-from shared.models.safetensors_header import read_header
+from shared.models.safetensors_header import DTYPE_BITS, StoredTensor, read_header
 
 INDEX = "model.safetensors.index.json"
 GGUF_NAME = "model.gguf"  # in a model folder
@@ -28,13 +28,23 @@ def weight_files(folder: Path) -> list[Path]:
     return [gguf] if gguf.is_file() else sorted(folder.glob("*.safetensors"))
 
 
-def count_weights(folder: Path) -> int:
-    """Return the number of weights in a folder. Raises ConfigError for a broken file."""
-    return sum(
-        math.prod(tensor.shape)
-        for path in weight_files(folder)
-        for tensor in (read_gguf_header(path).tensors if path.name == GGUF_NAME else read_header(path)).values()
-    )
+def loaded_bytes(folder: Path, float_bytes: int) -> int:
+    """Return the memory of the weights in a folder: integers as stored, others expanded to floats of that size.
+
+    Raises ConfigError for a broken file.
+    """
+    total = 0
+    for path in weight_files(folder):
+        if path.name == GGUF_NAME:
+            total += sum(math.prod(each.shape) for each in read_gguf_header(path).tensors.values()) * float_bytes
+        else:
+            total += sum(_loaded(each, float_bytes) for each in read_header(path).values())
+    return total
+
+
+def _loaded(tensor: StoredTensor, float_bytes: int) -> int:
+    is_float = tensor.dtype.startswith(("F", "BF"))
+    return math.prod(tensor.shape) * (float_bytes if is_float else DTYPE_BITS[tensor.dtype] // 8)
 
 
 def check_weight_files(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from shared.errors import ConfigError
-from shared.models.weight_files import count_weights
+from shared.models.weight_files import loaded_bytes
 from workers.engine.config import EngineConfig
 from workers.engine.models.decoder import DecoderConfig
 
@@ -74,7 +74,7 @@ def _kv_bytes(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, de
 
 def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
     """Return the size of the checkpoint's weights in `dtype`."""
-    return count_weights(folder) * dtype.itemsize
+    return loaded_bytes(folder, dtype.itemsize)
 
 
 def bytes_for_cache(total: int, free: int, weights: int, utilization: float) -> int:

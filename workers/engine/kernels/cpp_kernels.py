@@ -16,8 +16,11 @@ from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
 from workers.engine.quantization.cpp_linear import OutputBuffers
+from workers.engine.quantization.grouped_linear import CppGroupedLinear
+from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
+from workers.engine.quantization.unquantized import UNQUANTIZED
 
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
@@ -68,9 +71,19 @@ class CppKernels:
         """Identity of the layout of packed weights: equal for the same build and weight format."""
         return f"{Path(self._library._name).stem}-{type(self._quantization).__name__}"  # noqa: SLF001  documented
 
-    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+    @property
+    def keeps_groups(self) -> bool:
+        return self._quantization is UNQUANTIZED
+
+    def linear(
+        self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
+    ) -> Linear:
         buffers = None if keep else self._buffers
-        return self._quantization.cpp_linear(self._library, buffers, weights, bias, self._arrays)
+        quantization = self._quantization.head if head else self._quantization
+        return quantization.cpp_linear(self._library, buffers, weights, bias, self._arrays)
+
+    def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
+        return CppGroupedLinear(self._library, None if keep else self._buffers, weight, bias, self._arrays)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._norm(None, x, weight, eps)

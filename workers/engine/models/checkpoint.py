@@ -15,6 +15,8 @@ from shared.errors import ConfigError
 from shared.models.safetensors_header import StoredTensor, read_header
 from shared.models.weight_files import shards
 from workers.engine.kernels import Kernels
+from workers.engine.models.stored.interface import StoredFormat, Tensors, read_floats, refuse_infinite
+from workers.engine.quantization.grouped_weight import GroupedWeight, alike, concatenate
 from workers.engine.quantization.interface import Linear
 
 _DTYPES = {
@@ -31,24 +33,6 @@ _DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-
-
-class Tensors(Protocol):
-    """Tensors of a checkpoint by name.
-
-    Attributes:
-        unread: names of tensors that have not been read.
-    """
-
-    unread: set[str]
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def file(self, name: str) -> Path:
-        """Return the file that holds a tensor."""
-
-    def read(self, name: str) -> Tensor:
-        """Return a tensor. Raises ConfigError if the checkpoint does not have it."""
 
 
 class Checkpoint(Tensors, Protocol):
@@ -124,7 +108,11 @@ class Outline:
 
 
 class WeightReader:
-    """Reader of a checkpoint's tensors in the shapes, dtype and device of the model."""
+    """Reader of a checkpoint's tensors in the shapes, dtype and device of the model.
+
+    Args:
+        stored: format of the checkpoint's matrices.
+    """
 
     def __init__(
         self,
@@ -132,32 +120,19 @@ class WeightReader:
         dtype: torch.dtype,
         device: torch.device,
         kernels: Kernels,
+        stored: StoredFormat,
     ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
         self._device = device
         self._kernels = kernels
+        self._stored = stored
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        """Return a tensor. Raises ConfigError if it is missing, has another shape, is quantized or has NaN."""
-        tensor = self._read(name, shape)
+        """Return a tensor of floats. Raises ConfigError if it is missing, has another shape or type, or has NaN."""
+        tensor = read_floats(self._checkpoint, name, shape)
         refuse_infinite(self._checkpoint.file(name), name, tensor)
         return tensor.to(self._device, self._dtype)
-
-    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        tensor = self._checkpoint.read(name)
-        file = self._checkpoint.file(name)
-        if tuple(tensor.shape) != shape:
-            raise ConfigError(
-                f"{file}: tensor {name} has shape {tuple(tensor.shape)}; config.json implies {shape}",
-                param="model",
-            )
-        if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise ConfigError(
-                f"{file}: tensor {name} has dtype {tensor.dtype}; only float32, bfloat16 and float16 are supported",
-                param="model",
-            )
-        return tensor
 
     def refuse_leftovers(self, unused: Set[str] = frozenset()) -> None:
         """Raise ConfigError for tensors that the model does not use, except `unused`.
@@ -179,33 +154,39 @@ class WeightReader:
             size: number of inputs.
         """
         names = {f"{prefix}.{part}": out for part, out in parts.items()}
-        weights = []
-        for name, out in names.items():
-            weight = self._read(f"{name}.weight", (out, size))
-            if not self._kernels.packed:
-                refuse_infinite(self._checkpoint.file(f"{name}.weight"), f"{name}.weight", weight)
-            weights.append(weight.to(self._device, self._dtype))
+        weights = [self._matrix(name, out, size) for name, out in names.items()]
         biases = [
             self.tensor(f"{name}.bias", out) if f"{name}.bias" in self._checkpoint else None
             for name, out in names.items()
         ]
         bias = None
         if any(b is not None for b in biases):
-            bias = torch.cat(
-                [
-                    weight.new_zeros(len(weight)) if b is None else b
-                    for b, weight in zip(biases, weights, strict=True)
-                ]
-            )
-        return self._kernels.linear(weights, bias)
+            zeros = torch.zeros(sum(parts.values()), dtype=self._dtype, device=self._device)
+            split = torch.split(zeros, list(parts.values()))
+            bias = torch.cat([zero if b is None else b for b, zero in zip(biases, split, strict=True)])
+        grouped = [weight for weight in weights if isinstance(weight, GroupedWeight)]
+        if len(grouped) == len(weights) and alike(grouped):
+            return self._kernels.grouped_linear(concatenate(grouped), bias)
+        return self._kernels.linear([self._expanded(weight) for weight in weights], bias)
 
+    def head(self, name: str, outputs: int, inputs: int, embedding: Tensor | None) -> Linear:
+        """Return the output head: the matrix of that name, which is `embedding` if that is given."""
+        weight = self._matrix(name, outputs, inputs)
+        if isinstance(weight, GroupedWeight):
+            return self._kernels.grouped_linear(weight, None, keep=True)
+        return self._kernels.linear([weight if embedding is None else embedding], None, keep=True, head=True)
 
-def refuse_infinite(file: Path, name: str, tensor: Tensor) -> None:
-    """Raise ConfigError for a tensor of `file` with NaN or infinity."""
-    if tensor.device.type == "meta" or not tensor.numel():
-        return
-    if not all(bound.isfinite() for bound in tensor.aminmax()):  # NaN becomes both bounds; no copy is made
-        raise ConfigError(f"{file}: tensor {name} has values that are not finite", param="model")
+    def _matrix(self, name: str, outputs: int, inputs: int) -> Tensor | GroupedWeight:
+        found = self._stored.matrix(self._checkpoint, name, outputs, inputs)
+        if isinstance(found, GroupedWeight):
+            return found.to(self._device) if self._kernels.keeps_groups else self._expanded(found)
+        if not self._kernels.packed:
+            refuse_infinite(self._checkpoint.file(f"{name}.weight"), f"{name}.weight", found)
+        return found.to(self._device, self._dtype)
+
+    def _expanded(self, weight: Tensor | GroupedWeight) -> Tensor:
+        values = weight.dequantize() if isinstance(weight, GroupedWeight) else weight
+        return values.to(self._device, self._dtype)
 
 
 def read_json(path: Path) -> dict[str, Any]:

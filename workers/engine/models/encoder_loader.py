@@ -12,9 +12,10 @@ from torch import Tensor
 from shared.errors import ConfigError
 from workers.engine.kernels import Kernels
 from workers.engine.models.bert import Bert, build_bert
-from workers.engine.models.checkpoint import SafetensorsCheckpoint, read_json, refuse_infinite
+from workers.engine.models.checkpoint import SafetensorsCheckpoint, read_json
 from workers.engine.models.encoder_families import ARCHITECTURES, EncoderConfig
 from workers.engine.models.encoder_heads import Activation, ClassifierHead, Dense, EmbeddingHead, Head, Pooling
+from workers.engine.models.stored.interface import refuse_infinite
 
 MAX_LABELS, MAX_LABEL_CHARS = 1_000, 1_000
 # that sentence-transformers may name in a cross-encoder's config.json; None: the one for its number of labels

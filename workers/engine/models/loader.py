@@ -17,8 +17,10 @@ from workers.engine.kernels import Kernels
 from workers.engine.kernels.torch_kernels import TorchKernels
 from workers.engine.models.checkpoint import Checkpoint, SafetensorsCheckpoint, WeightReader, read_json
 from workers.engine.models.decoder import Decoder, DecoderConfig, parse_token_ids
-from workers.engine.models.gguf.checkpoint import GgufCheckpoint
+from workers.engine.models.gguf.checkpoint import GgufCheckpoint, GgufMatrices
 from workers.engine.models.registry import ARCHITECTURES
+from workers.engine.models.stored.formats import parse_stored_format
+from workers.engine.models.stored.interface import StoredFormat
 
 Progress = Callable[[float], None]
 
@@ -59,6 +61,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return GgufCheckpoint(gguf) if gguf.is_file() else SafetensorsCheckpoint(folder)
 
 
+def _stored_format(folder: Path) -> StoredFormat:
+    if (folder / GGUF_NAME).is_file():
+        return GgufMatrices()
+    return parse_stored_format(read_json(folder / "config.json"))
+
+
 def load_model(
     folder: Path,
     config: DecoderConfig,
@@ -82,9 +90,9 @@ def load_model(
         from workers.engine.models.transformers_config import load_transformers  # noqa: PLC0415  takes 2 s
 
         return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
-    checkpoint = open_checkpoint(folder)
+    checkpoint, stored = open_checkpoint(folder), _stored_format(folder)
     plain = TorchKernels()
-    rehearsed = WeightReader(checkpoint.outline(), dtype, torch.device("meta"), plain)
+    rehearsed = WeightReader(checkpoint.outline(), dtype, torch.device("meta"), plain, stored)
     architecture.load(rehearsed, config, 1, plain, lambda _: None)
-    reader = WeightReader(checkpoint, dtype, device, kernels)
+    reader = WeightReader(checkpoint, dtype, device, kernels, stored)
     return architecture.load(reader, config, max_model_len, kernels, progress)

@@ -17,10 +17,10 @@ from transformers.utils.logging import disable_progress_bar
 from shared.errors import ConfigError
 from shared.models.weight_files import GGUF_NAME
 from workers.engine.kernels import Kernels
-from workers.engine.models.checkpoint import refuse_infinite
 from workers.engine.models.decoder import DecoderConfig, parse_token_ids
 from workers.engine.models.gguf.checkpoint import GgufCheckpoint
 from workers.engine.models.registry import ARCHITECTURES
+from workers.engine.models.stored.interface import refuse_infinite
 from workers.engine.models.transformers import (
     ATTENTION,
     TRANSFORMERS_ERRORS,

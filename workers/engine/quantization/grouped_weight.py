@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -44,6 +44,17 @@ class GroupedWeight:
     def groups(self) -> int:
         return self.scales.shape[1]
 
+    def to(self, device: torch.device) -> GroupedWeight:
+        """Return the weight on a device."""
+        names = ("codes", "scales", "zeros", "factors")
+        order = None if self.order is None else self.order.to(device)
+        return replace(self, order=order, **{name: getattr(self, name).to(device) for name in names})
+
+    def rows(self, index: Tensor) -> GroupedWeight:
+        """Return the outputs of these numbers, in this order."""
+        parts = {name: getattr(self, name)[index] for name in ("codes", "scales", "zeros", "factors")}
+        return replace(self, **parts)
+
     def dequantize(self) -> Tensor:
         """Return the weight in float32, [out, in]."""
         codes = self.codes.view(self.outputs, self.groups, self.group).float()
@@ -71,6 +82,17 @@ def quantize_groups(weight: Tensor, bits: Bits, group: int) -> GroupedWeight:
     codes = (grouped / exact[..., None] + zeros.float()[..., None]).round().clamp(least, least + levels)
     codes = torch.where(is_flat[..., None], 0, codes).to(torch.uint8 if bits == 4 else torch.int8)
     return GroupedWeight(bits, group, codes.flatten(1), scales, zeros, factors, weight.shape[1])
+
+
+def alike(weights: Sequence[GroupedWeight]) -> bool:
+    """Return whether weights have the same form, so that they can be joined."""
+    first = weights[0]
+    return all(
+        (each.bits, each.group, each.inputs) == (first.bits, first.group, first.inputs)
+        and (each.order is None) == (first.order is None)
+        and (each.order is None or first.order is None or torch.equal(each.order, first.order))
+        for each in weights[1:]
+    )
 
 
 def concatenate(weights: Sequence[GroupedWeight]) -> GroupedWeight:

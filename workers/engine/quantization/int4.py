@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workers.engine.quantization.cpp_linear import OutputBuffers
 from workers.engine.quantization.grouped_linear import CppGroupedLinear, TorchGroupedLinear
-from workers.engine.quantization.grouped_weight import GroupedWeight, concatenate, quantize_groups
+from workers.engine.quantization.grouped_weight import Bits, GroupedWeight, concatenate, quantize_groups
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.packed_arrays import PackedArrays
 
@@ -21,17 +21,27 @@ GROUP = 32
 _VALUES_AT_ONCE = 2**22  # rounding needs several copies of them
 
 
-class Int4:
-    """int4 format; see `Quantization`."""
+class GroupedIntegers:
+    """Integers of so many bits in groups; see `Quantization`. With 4 bits, those of the output head have 8.
+
+    A head of 4 bits alone raises the perplexity of SmolLM2 by 5 %.
+    """
 
     device_types = frozenset({"cpu", "cuda"})
     cost_without_cpp = "int4 without its speed"
 
+    def __init__(self, bits: Bits) -> None:
+        self._bits = bits
+
+    @property
+    def head(self) -> GroupedIntegers:
+        return GroupedIntegers(8)
+
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
-        return TorchGroupedLinear(_quantize(weights), bias)
+        return TorchGroupedLinear(self._quantize(weights), bias)
 
     def grouped(self, weights: Sequence[Tensor]) -> GroupedWeight:
-        return _quantize(weights)
+        return self._quantize(weights)
 
     def cpp_linear(
         self,
@@ -41,18 +51,15 @@ class Int4:
         bias: Tensor | None,
         arrays: PackedArrays,
     ) -> Linear:
-        weight = _shape_of(weights) if arrays.filled else _quantize(weights)
+        weight = self._shape_of(weights) if arrays.filled else self._quantize(weights)
         return CppGroupedLinear(library, buffers, weight, bias, arrays)
 
+    def _quantize(self, weights: Sequence[Tensor]) -> GroupedWeight:
+        rows = max(1, _VALUES_AT_ONCE // weights[0].shape[1])
+        parts = [part for weight in weights for part in torch.split(weight, rows)]
+        return concatenate([quantize_groups(part, self._bits, GROUP) for part in parts])
 
-def _quantize(weights: Sequence[Tensor]) -> GroupedWeight:
-    rows = max(1, _VALUES_AT_ONCE // weights[0].shape[1])
-    return concatenate(
-        [quantize_groups(part, 4, GROUP) for weight in weights for part in torch.split(weight, rows)]
-    )
-
-
-def _shape_of(weights: Sequence[Tensor]) -> GroupedWeight:
-    """Return a weight without values, of the form that `_quantize` gives."""
-    outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-    return quantize_groups(torch.empty(outputs, inputs, device="meta"), 4, GROUP)
+    def _shape_of(self, weights: Sequence[Tensor]) -> GroupedWeight:
+        """Return a weight without values, of the form that `_quantize` gives."""
+        outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
+        return quantize_groups(torch.empty(outputs, inputs, device="meta"), self._bits, GROUP)

@@ -28,6 +28,10 @@ class Int8:
     device_types = frozenset({"cpu"})
     cost_without_cpp = "int8 without its speed"
 
+    @property
+    def head(self) -> Int8:
+        return self
+
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
         return TorchInt8Linear(join(weights), bias)
 

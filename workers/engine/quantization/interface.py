@@ -33,6 +33,10 @@ class Quantization(Protocol):
     @property
     def cost_without_cpp(self) -> str: ...
 
+    @property
+    def head(self) -> Quantization:
+        """Format of the output head."""
+
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
         """Return a layer in plain torch. `weights` are [out, in]; their outputs are concatenated."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from shared.errors import HeadraceError
 from shared.models.model_store import SCRIPTED, ModelRepository
 from shared.models.startup_progress import StartupProgress
-from shared.models.weight_files import count_weights
+from shared.models.weight_files import loaded_bytes
 from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
@@ -25,7 +25,7 @@ from workers.repository.serving.version_board import VersionBoard
 from workers.startup.loading import load_engine
 
 GIB = 2**30
-WEIGHT_BYTES = 4  # on the CPU, where weights are float32
+FLOAT_BYTES = 4  # on the CPU, where weights are float32
 
 
 class TextServing:
@@ -117,7 +117,7 @@ def _holder(plan: Plan) -> Holder:
 
 def _weight_bytes(folder: Path) -> int:
     """Return the memory of the weights in a folder, 0 without a folder. Raises ConfigError for a broken file."""
-    return count_weights(folder.expanduser()) * WEIGHT_BYTES
+    return loaded_bytes(folder.expanduser(), FLOAT_BYTES)
 
 
 def _cache_bytes(settings: Settings) -> int:

@@ -34,7 +34,7 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported"),
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM is not supported"),
         ({"architectures": None, "model_type": "odd"}, "odd"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized .gptq"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantized .hqq.; supported: gptq, awq"),
         ({"hidden_act": "gelu"}, "hidden_act must be silu, got gelu"),
         ({"num_local_experts": 8}, "mixture of experts"),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type longrope"),

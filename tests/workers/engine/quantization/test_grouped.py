@@ -17,7 +17,7 @@ from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_linear import CppGroupedLinear, TorchGroupedLinear
 from workers.engine.quantization.grouped_weight import Bits, GroupedWeight, concatenate, quantize_groups
-from workers.engine.quantization.int4 import Int4
+from workers.engine.quantization.int4 import GroupedIntegers
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS
 
 # inputs, outputs, group
@@ -28,7 +28,7 @@ SIZES = [(576, 960, 32), (1536, 200, 128), (48, 80, 64), (33, 7, 32), (1, 1, 32)
 def compiled() -> CppKernels:
     cache = EngineConfig(Path()).cache_dir
     assert cache is not None
-    return CppKernels(load_library(cache / "kernels"), Int4())
+    return CppKernels(load_library(cache / "kernels"), GroupedIntegers(4))
 
 
 def random_weight(size: tuple[int, int, int], bits: Bits, *, ordered: bool = False) -> GroupedWeight:

@@ -13,8 +13,11 @@ from shared.errors import ConfigError
 from shared.models.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from shared.models.safetensors_header import StoredTensor
 from workers.engine.models.checkpoint import Outline
+from workers.engine.models.gguf.blocks import grouped_weight
 from workers.engine.models.gguf.config import ROPE_FACTORS
 from workers.engine.models.gguf.dequantize import dequantize
+from workers.engine.models.stored.interface import Plain, Tensors, refuse_infinite
+from workers.engine.quantization.grouped_weight import GroupedWeight
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -42,7 +45,7 @@ _IN_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 class GgufCheckpoint:
-    """Tensors of a file; see `Tensors`. Quantized ones are expanded to float32. Raises ConfigError."""
+    """Tensors of a file; see `Tensors`. `read` expands quantized ones to float32. Raises ConfigError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -65,13 +68,36 @@ class GgufCheckpoint:
         own = self._names[name]
         stored = self._header.tensors[own]
         found = dequantize(self._bytes(stored), stored.type, stored.shape)
-        architecture = self._header.metadata["general.architecture"]
-        if architecture == "llama" and own.rpartition(".")[0].endswith(("attn_q", "attn_k")):
-            kind = "head_count" if "attn_q" in own else "head_count_kv"
-            return _pair_halves(found, self._header.metadata[f"llama.attention.{kind}"])
-        if architecture.startswith("gemma") and own.endswith("norm.weight"):
+        if own.endswith("norm.weight") and self._header.metadata["general.architecture"].startswith("gemma"):
             return found - 1  # ggml stores what the norm multiplies with, transformers that minus 1
-        return found
+        order = self._row_order(own)
+        return found if order is None else found[order]
+
+    def grouped(self, name: str) -> GroupedWeight | None:
+        """Return a matrix in groups; None for one that has another form. Raises ConfigError for NaN."""
+        own = self._names.get(name)
+        stored = None if own is None else self._header.tensors[own]
+        if own is None or stored is None or len(stored.shape) != 2:
+            return None
+        found = grouped_weight(self._bytes(stored), stored.type, stored.shape)
+        if found is None:
+            return None
+        self.unread.discard(name)
+        for part in (found.scales, found.zeros, found.factors):
+            refuse_infinite(self._path, name, part)
+        order = self._row_order(own)
+        return found if order is None else found.rows(order)
+
+    def _row_order(self, own: str) -> Tensor | None:
+        """Return the file's number of each row of queries or keys, if it differs from the row's own."""
+        if self._header.metadata["general.architecture"] != "llama":
+            return None
+        if not own.rpartition(".")[0].endswith(("attn_q", "attn_k")):
+            return None
+        heads = self._header.metadata["llama.attention.head_count"]
+        if "attn_k" in own:
+            heads = self._header.metadata.get("llama.attention.head_count_kv", heads)
+        return _pair_halves(torch.arange(self._header.tensors[own].shape[0]), heads)
 
     def outline(self) -> Outline:
         """Return the same tensors without their values."""
@@ -82,6 +108,14 @@ class GgufCheckpoint:
         return torch.frombuffer(
             self._mapped, dtype=torch.uint8, count=stored.end - stored.begin, offset=stored.begin
         )
+
+
+class GgufMatrices:
+    """Matrices of a GGUF file; see `StoredFormat`."""
+
+    def matrix(self, tensors: Tensors, name: str, outputs: int, inputs: int) -> Tensor | GroupedWeight:
+        found = tensors.grouped(f"{name}.weight") if isinstance(tensors, GgufCheckpoint) else None
+        return Plain().matrix(tensors, name, outputs, inputs) if found is None else found
 
 
 def read_rope_factors(path: Path, header: GgufHeader) -> list[float] | None:
@@ -115,5 +149,4 @@ def _names(header: GgufHeader) -> dict[str, str]:
 
 def _pair_halves(found: Tensor, heads: int) -> Tensor:
     """Reorder rows of queries or keys: ggml rotates dimensions 2 i and 2 i + 1 of a head, we i and i + dim / 2."""
-    split = found.view(heads, -1, 2, *found.shape[1:])
-    return split.transpose(1, 2).reshape(found.shape)
+    return found.view(heads, -1, 2).transpose(1, 2).flatten()

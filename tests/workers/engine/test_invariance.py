@@ -107,7 +107,7 @@ def test_tiny_models_are_batch_invariant(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", KINDS)
+@pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_smollm2_is_batch_invariant(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(32, vocabulary=49_000, longest=12, length=6)
     check(smollm2, case, quantization, monkeypatch, pool=10, alone=1)

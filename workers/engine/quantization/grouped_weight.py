@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch.nn.functional import pad
 Bits = Literal[4, 8]
 STEP = 8  # inputs that the kernels take at once; it divides the size of a group
 MAX_GROUP = 256  # so that no sum of a group overflows 32 bits
+
+
+_BY_OUTPUT = ("codes", "scales", "zeros", "factors")  # fields of `GroupedWeight` with a row for each output
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,24 @@ class GroupedWeight:
 
     def to(self, device: torch.device) -> GroupedWeight:
         """Return the weight on a device."""
-        names = ("codes", "scales", "zeros", "factors")
         order = None if self.order is None else self.order.to(device)
-        return replace(self, order=order, **{name: getattr(self, name).to(device) for name in names})
+        return replace(self, order=order, **self._each(lambda part: part.to(device)))
 
     def rows(self, index: Tensor) -> GroupedWeight:
         """Return the outputs of these numbers, in this order."""
-        parts = {name: getattr(self, name)[index] for name in ("codes", "scales", "zeros", "factors")}
-        return replace(self, **parts)
+        return replace(self, **self._each(lambda part: part[index]))
+
+    def empty_on(self, device: torch.device) -> GroupedWeight:
+        """Return a weight of the same form on a device, with any values."""
+        return replace(self, **self._each(lambda part: torch.empty_like(part, device=device)))
+
+    def set_rows(self, begin: int, part: GroupedWeight) -> None:
+        """Replace the outputs from `begin` on by those of `part`."""
+        for name in _BY_OUTPUT:
+            getattr(self, name)[begin : begin + part.outputs] = getattr(part, name)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        return {name: change(getattr(self, name)) for name in _BY_OUTPUT}
 
     def dequantize(self) -> Tensor:
         """Return the weight in float32, [out, in]."""
@@ -100,8 +113,5 @@ def concatenate(weights: Sequence[GroupedWeight]) -> GroupedWeight:
     if len(weights) == 1:
         return weights[0]
     first = weights[0]
-    parts = {
-        name: torch.cat([getattr(each, name) for each in weights])
-        for name in ("codes", "scales", "zeros", "factors")
-    }
-    return GroupedWeight(first.bits, first.group, inputs=first.inputs, order=first.order, **parts)
+    joined: dict[str, Any] = {name: torch.cat([getattr(each, name) for each in weights]) for name in _BY_OUTPUT}
+    return replace(first, **joined)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from workers.engine.quantization.cpp_linear import OutputBuffers
 from workers.engine.quantization.grouped_linear import CppGroupedLinear, TorchGroupedLinear
-from workers.engine.quantization.grouped_weight import Bits, GroupedWeight, concatenate, quantize_groups
+from workers.engine.quantization.grouped_weight import Bits, GroupedWeight, quantize_groups
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.packed_arrays import PackedArrays
 
 GROUP = 32
-_VALUES_AT_ONCE = 2**22  # rounding needs several copies of them
+_VALUES_AT_ONCE = 2**21  # rounding needs several copies of them
 
 
 class GroupedIntegers:
@@ -55,9 +55,13 @@ class GroupedIntegers:
         return CppGroupedLinear(library, buffers, weight, bias, arrays)
 
     def _quantize(self, weights: Sequence[Tensor]) -> GroupedWeight:
-        rows = max(1, _VALUES_AT_ONCE // weights[0].shape[1])
-        parts = [part for weight in weights for part in torch.split(weight, rows)]
-        return concatenate([quantize_groups(part, self._bits, GROUP) for part in parts])
+        """Return the joined weights in groups, a few rows at a time."""
+        found = self._shape_of(weights).empty_on(weights[0].device)
+        rows, begin = max(1, _VALUES_AT_ONCE // weights[0].shape[1]), 0
+        for part in (part for weight in weights for part in torch.split(weight, rows)):
+            found.set_rows(begin, quantize_groups(part, self._bits, GROUP))
+            begin += len(part)
+        return found
 
     def _shape_of(self, weights: Sequence[Tensor]) -> GroupedWeight:
         """Return a weight without values, of the form that `_quantize` gives."""

@@ -56,22 +56,27 @@ def folder_of(tmp_path: Path, config: PreTrainedConfig, architecture: str, **opt
     ("config", "architecture", "options"),
     [
         (LLAMA, "llama", {"kind": Kind.Q8_0}),
-        (LLAMA, "llama", {"kind": Kind.F16}),
+        pytest.param(LLAMA, "llama", {"kind": Kind.F16}, marks=pytest.mark.slow),
         (
             LlamaConfig(**SHAPE, rope_parameters=dict(LLAMA3), tie_word_embeddings=True, attention_bias=True),
             "llama",
             {"kind": Kind.Q4_0, "extra": {"rope_freqs.weight": factors()}},
         ),
         (Qwen2Config(**SHAPE, rope_parameters=ROPE), "qwen2", {"kind": Kind.Q5_1}),
-        (Qwen3Config(**SHAPE, rope_parameters=ROPE), "qwen3", {"kind": Kind.BF16}),
-        (GemmaConfig(**SHAPE, rope_parameters=ROPE), "gemma", {"kind": Kind.Q8_0}),
+        pytest.param(
+            Qwen3Config(**SHAPE, rope_parameters=ROPE), "qwen3", {"kind": Kind.BF16}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            GemmaConfig(**SHAPE, rope_parameters=ROPE), "gemma", {"kind": Kind.Q8_0}, marks=pytest.mark.slow
+        ),
+        pytest.param(LLAMA, "llama", {"kind": Kind.Q4_1}, marks=pytest.mark.slow),
         (
             Gemma3TextConfig(**SHAPE, **LOCAL, sliding_window=512, query_pre_attn_scalar=16),
             "gemma3",
             {"metadata": {"gemma3.rope.freq_base": 1e6, "gemma3.attention.sliding_window": 512}},
         ),
     ],
-    ids=["llama", "llama-f16", "llama-3.1", "qwen2", "qwen3", "gemma", "gemma3"],
+    ids=["llama", "llama-f16", "llama-3.1", "qwen2", "qwen3", "gemma", "llama-q4_1", "gemma3"],
 )
 def test_greedy_answers_equal_transformers(
     tmp_path: Path, config: PreTrainedConfig, architecture: str, options: dict[str, Any]

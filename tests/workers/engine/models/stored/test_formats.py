@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from shared.errors import ConfigError
-from tests.support.checkpoints import hf_greedy
+from tests.support.checkpoints import byte_tokenizer, hf_greedy
 from tests.support.engine_driver import load, run
 from tests.support.gguf_files import SHAPE, random_model
 from tests.support.stored_checkpoints import (
@@ -23,6 +23,7 @@ from tests.support.stored_checkpoints import (
     gptq,
     save_stored,
 )
+from workers.engine.config import EngineConfig
 from workers.engine.models.stored.formats import parse_stored_format
 from workers.engine.quantization.grouped_linear import CppGroupedLinear
 
@@ -61,7 +62,12 @@ def saved(tmp_path: Path, name: str) -> tuple[Path, Any]:
     return save_stored(tmp_path / "model", model, store, config), model
 
 
-@pytest.mark.parametrize("name", CASES)
+FAST = ("gptq-desc_act", "awq", "w4a16-zeros", "fp8-blocks")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in CASES]
+)
 def test_greedy_answers_equal_transformers(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, model = saved(tmp_path, name)
     packed: list[int] = []
@@ -72,13 +78,34 @@ def test_greedy_answers_equal_transformers(tmp_path: Path, name: str, monkeypatc
     assert len(packed) == 4 * SHAPE["num_hidden_layers"] * CASES[name][2], "qkv, output, gate and up, down"
 
 
-@pytest.mark.parametrize("name", ["gptq-desc_act", "w8a8"])
-def test_plain_torch_and_shared_weights_give_the_same_answers(tmp_path: Path, name: str) -> None:
-    """Given a bfloat16 model too, for which weights are expanded."""
-    folder, _ = saved(tmp_path, name)
+def test_without_kernels_weights_are_expanded(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path, "gptq-desc_act")
     answers = run(load(folder, device="cpu"), PROMPTS)
     assert answers == run(load(folder, device="cpu", cache_dir=None), PROMPTS)
-    assert len(run(load(folder, device="cpu", dtype="bfloat16"), PROMPTS[:1])[0]) == 24
+
+
+@pytest.mark.slow
+def test_packed_weights_are_shared_by_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = saved(tmp_path, "gptq-desc_act")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "kernels").symlink_to(EngineConfig(folder).cache_dir / "kernels")
+    settings = {"device": "cpu", "cache_dir": cache, "shared_weights": True}
+    answers = run(load(folder, **settings), PROMPTS)
+    monkeypatch.setattr(CppGroupedLinear, "_pack", lambda *_: pytest.fail("the weights are packed already"))
+    assert (
+        run(load(folder, **settings), PROMPTS)
+        == answers
+        == run(load(folder, device="cpu", cache_dir=None), PROMPTS)
+    )
+
+
+def test_setting_quantizes_a_quantized_checkpoint_again(tmp_path: Path) -> None:
+    folder, model = saved(tmp_path, "fp8")
+    plain = model.save_pretrained(tmp_path / "plain") or tmp_path / "plain"
+    byte_tokenizer().save_pretrained(plain)
+    settings = {"device": "cpu", "quantization": "int8"}
+    assert run(load(folder, **settings), PROMPTS) == run(load(plain, **settings), PROMPTS)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ class LLM:
     """A loaded model.
 
     Args:
-        model: folder, Hugging Face id, or smollm2.
+        model: folder, GGUF file, Hugging Face id, or smollm2.
         settings: of `EngineConfig`: device, dtype, quantization, max_model_len, max_num_seqs,
             gpu_memory_utilization …; others come from the environment, headrace.toml or their default.
 

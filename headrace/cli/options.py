@@ -28,7 +28,7 @@ AccountsDir = Annotated[
     Path | None, typer.Option(help="Folder of the accounts database, if database_url is not set.")
 ]
 RedisUrl = Annotated[str | None, typer.Option(help="URL of Redis or Valkey.")]
-Model = Annotated[str | None, typer.Option(help="Folder, Hugging Face id, smollm2 or all-minilm-l6-v2.")]
+Model = Annotated[str | None, typer.Option(help="Folder, GGUF file, Hugging Face id, smollm2 or all-minilm-l6-v2.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
     str, typer.Option(envvar="HEADRACE_URL", help="Address of the API; separate several replicas by commas.")

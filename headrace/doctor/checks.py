@@ -78,7 +78,10 @@ def _model(settings: Settings) -> Finding:
         return Finding("model", "ok", f"{repository.served_name}: {repository.folder()}")
     except ConfigError as error:
         return Finding(
-            "model", "failed", error.message, "set --model to a folder with config.json and safetensors files"
+            "model",
+            "failed",
+            error.message,
+            "set --model to a folder with config.json and safetensors files, or to a GGUF file",
         )
 
 

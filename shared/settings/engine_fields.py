@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr
 
-QuantizationName = Literal["none", "int8"]
+QuantizationName = Literal["none", "int8", "int4"]
 SpeculationMode = Literal["auto", "off"]
 WatermarkAlgorithm = Literal["green_list", "gumbel"]
 ReasoningParserName = Literal["auto", "off", "think", "mistral"]
@@ -22,7 +22,9 @@ class EngineFields(BaseModel):
         description="type of weights and activations; auto means float32 on CPU and the checkpoint's type on CUDA",
     )
     quantization: QuantizationName = Field(
-        "none", description="int8: weights of 8 bits and activations of 16, on CPU only"
+        "none",
+        description="int8: weights of 8 bits and activations of 16, on CPU only; int4: weights of 4 bits in groups "
+        "of 32, with activations of 16 bits on CPU",
     )
     reasoning_parser: ReasoningParserName = Field(
         "auto",

@@ -118,8 +118,8 @@ class Settings(
     model: str = Field(
         "smollm2",
         min_length=1,
-        description="model folder, Hugging Face id, smollm2 or all-minilm-l6-v2; none: only the models of "
-        "`model_repository`, which is the default if that is set",
+        description="model folder, GGUF file, Hugging Face id, smollm2 or all-minilm-l6-v2; none: only the models "
+        "of `model_repository`, which is the default if that is set",
     )
     served_model_name: str | None = Field(None, description="model name for clients; default: derived from `model`")
     any_model_name: bool = Field(

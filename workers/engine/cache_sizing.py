@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from shared.errors import ConfigError
-from workers.engine.config import DTYPES, EngineConfig
+from shared.models.weight_files import loaded_bytes
+from workers.engine.config import EngineConfig
 from workers.engine.models.decoder import DecoderConfig
 
 
@@ -68,13 +69,12 @@ def _kv_bytes(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, de
     if device.type != "cuda":
         return int(config.kv_cache_gib * 2**30)
     free, total = torch.cuda.mem_get_info(device)
-    return bytes_for_cache(total, free, weight_bytes(config.model, model, dtype), config.gpu_memory_utilization)
+    return bytes_for_cache(total, free, weight_bytes(config.model, dtype), config.gpu_memory_utilization)
 
 
-def weight_bytes(folder: Path, model: DecoderConfig, dtype: torch.dtype) -> int:
+def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
     """Return the size of the checkpoint's weights in `dtype`."""
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return stored * dtype.itemsize // DTYPES[model.dtype].itemsize
+    return loaded_bytes(folder, dtype.itemsize)
 
 
 def bytes_for_cache(total: int, free: int, weights: int, utilization: float) -> int:

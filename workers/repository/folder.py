@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from shared.errors import ConfigError
 from shared.models.names import MODEL_NAME, VERSION
+from shared.models.weight_files import weight_files
 from shared.repository.backends import BACKENDS, HEADRACE, Backend
 from shared.repository.model_config import MAX_CONFIG_CHARS, config_from_json, ignored_fields, spec_from_config
 from shared.repository.model_config_pb2 import ModelConfig
@@ -175,7 +176,7 @@ def _needs_no_version(message: ModelConfig, folder: Path) -> bool:
 
 def is_checkpoint(folder: Path) -> bool:
     """Return True for a model folder of Hugging Face."""
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return (folder / "config.json").is_file() and bool(weight_files(folder))
 
 
 def _guess_backend(version: Path, file: str) -> str:

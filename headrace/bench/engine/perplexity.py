@@ -1,4 +1,4 @@
-"""`headrace bench perplexity`: perplexity of int8 against float32 on the same text.
+"""`headrace bench perplexity`: perplexity of each weight format against float32 on the same text.
 
 The text is that of the licences in torch's package, which are the same on every machine for the pinned version.
 """
@@ -9,7 +9,7 @@ import importlib.metadata
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shared.errors import ConfigError
 from shared.models.model_store import ModelRepository
-from shared.settings import load
+from shared.settings import QuantizationName, load
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import make_layer_caches
 from workers.engine.execution.step_inputs import Span, StepInputs
@@ -31,54 +31,61 @@ BLOCK_SIZE = 16
 
 
 @dataclass(frozen=True)
+class FormatQuality:
+    """Perplexity of a weight format. `agreement`: share of positions with float32's most likely token."""
+
+    perplexity: float
+    increase: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Quality:
-    """Perplexities over `tokens` predictions. `agreement`: share of positions where the greedy tokens agree."""
+    """Perplexity over `tokens` predictions: in float32, and of each weight format."""
 
     tokens: int
     float32: float
-    int8: float
-    agreement: float
-
-    @property
-    def increase(self) -> float:
-        return self.int8 / self.float32 - 1
+    formats: dict[str, FormatQuality]
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "increase": self.increase}
+        return asdict(self)
 
     def table(self) -> Table:
-        table = Table("tokens", "float32", "int8", "increase", "greedy agreement")
-        table.add_row(
-            str(self.tokens),
-            f"{self.float32:.4f}",
-            f"{self.int8:.4f}",
-            f"{self.increase:+.2%}",
-            f"{self.agreement:.2%}",
-        )
+        table = Table("format", "tokens", "perplexity", "increase", "greedy agreement")
+        table.add_row("float32", str(self.tokens), f"{self.float32:.4f}")
+        for name, found in self.formats.items():
+            agreement = f"{found.agreement:.2%}"
+            table.add_row(name, str(self.tokens), f"{found.perplexity:.4f}", f"{found.increase:+.2%}", agreement)
         return table
 
 
 def measure_perplexity(model: str, tokens: int, console: Console) -> Quality:
-    """Score the text with both. Raises ConfigError if it has fewer than `tokens`, or the model cannot be loaded."""
+    """Score the text with each. Raises ConfigError if it has fewer than `tokens`, or the model cannot be loaded."""
     settings = load({"model": model}).settings
     folder = ModelRepository(settings).folder()
     ids = Tokenizer(folder).encode(licence_text())
     if len(ids) < tokens:
         raise ConfigError(f"--tokens must be at most {len(ids)}, the length of the text, got {tokens}")
-    models = []
-    for quantization in ("none", "int8"):
-        config = EngineConfig(folder, dtype="float32", quantization=quantization, cache_dir=settings.cache_dir)
-        models.append(Scorer(config))
-    lost, agreed, done = [0.0, 0.0], 0, 0
+    names = get_args(QuantizationName)
+    options: dict[str, Any] = {"dtype": "float32", "cache_dir": settings.cache_dir}
+    scorers = [Scorer(EngineConfig(folder, quantization=name, **options)) for name in names]
+    lost, agreed, done = [0.0 for _ in names], [0 for _ in names], 0
     for start in range(0, tokens - 1, WINDOW_TOKENS):
         window = ids[start : min(start + WINDOW_TOKENS, tokens - 1) + 1]
-        scores = [scorer.score(window) for scorer in models]
+        scores = [scorer.score(window) for scorer in scorers]
         lost = [total + loss for total, (loss, _) in zip(lost, scores, strict=True)]
-        agreed += int((scores[0][1] == scores[1][1]).sum())
+        agreed = [
+            total + int((likeliest == scores[0][1]).sum())
+            for total, (_, likeliest) in zip(agreed, scores, strict=True)
+        ]
         done += len(window) - 1
         console.print(f"{done} of {tokens - 1} tokens")
-    float32, int8 = (math.exp(total / done) for total in lost)
-    return Quality(done, float32, int8, agreed / done)
+    float32, *others = (math.exp(total / done) for total in lost)
+    formats = {
+        name: FormatQuality(found, found / float32 - 1, count / done)
+        for name, found, count in zip(names[1:], others, agreed[1:], strict=True)
+    }
+    return Quality(done, float32, formats)
 
 
 def licence_text() -> str:

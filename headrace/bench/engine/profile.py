@@ -26,6 +26,7 @@ from workers.engine import token_step
 from workers.engine.config import EngineConfig
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.select import choose_kernels
+from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear
 from workers.engine.sampling.sampler import sample
 
@@ -86,6 +87,7 @@ class TimedKernels:
         self._kernels = kernels
         self._clock = clock
         self.recordable, self.exact_rows = kernels.recordable, kernels.exact_rows
+        self.packed, self.keeps_groups = kernels.packed, kernels.keeps_groups
         self.products: list[tuple[Linear, int, int]] = []
         self.attention = clock.timed("attention", kernels.attention)
         self.rms_norm = clock.timed(NORMS, kernels.rms_norm)
@@ -93,9 +95,16 @@ class TimedKernels:
         self.rope_and_cache = clock.timed(NORMS, kernels.rope_and_cache)
         self.silu_mul = clock.timed(NORMS, kernels.silu_mul)
 
-    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
-        layer, size = self._kernels.linear(weights, bias, keep=keep), weights[0].shape[1]
-        timed = self._clock.timed("output head" if keep else "matrix products", layer)
+    def linear(
+        self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
+    ) -> Linear:
+        return self._timed(self._kernels.linear(weights, bias, keep=keep, head=head), weights[0].shape[1], keep)
+
+    def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
+        return self._timed(self._kernels.grouped_linear(weight, bias, keep=keep), weight.inputs, keep)
+
+    def _timed(self, layer: Linear, size: int, is_head: bool) -> Linear:
+        timed = self._clock.timed("output head" if is_head else "matrix products", layer)
 
         def product(x: Tensor) -> Tensor:
             self.products.append((layer, len(x), size))

@@ -16,7 +16,7 @@ def engine(
     model: Model = "smollm2",
     against: Annotated[str, typer.Option(help="Other engines: hf, vllm, llamacpp, if installed; or none.")] = "hf",
     quantization: Annotated[
-        Literal["none", "int8"], typer.Option(help="Quantization of Headrace's engine.")
+        Literal["none", "int8", "int4"], typer.Option(help="Quantization of Headrace's engine.")
     ] = "none",
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Number of concurrent requests.")] = 32,
     repeats: Repeats = 3,
@@ -54,7 +54,7 @@ def perplexity(
     tokens: Annotated[int, typer.Option(min=2, help="Number of tokens of the text.")] = 20_481,
     as_json: Json = False,
 ) -> None:
-    """Measure the quality of int8 against float32: perplexity on licence texts, and greedy agreement."""
+    """Measure the quality of each weight format against float32: perplexity on licence texts, greedy agreement."""
     from headrace.bench.engine.perplexity import measure_perplexity
 
     result = measure_perplexity(model, tokens, stderr)
@@ -109,7 +109,7 @@ def structured(
     model: Model = "smollm2",
     count: Annotated[int, typer.Option(min=0, help="Number of schemas to answer; 0 skips this part.")] = 300,
     repeats: Annotated[int, typer.Option(min=0, help="Number of pairs of runs; 0 skips this part.")] = 5,
-    quantization: Annotated[str, typer.Option(help="none or int8.")] = "none",
+    quantization: Annotated[str, typer.Option(help="none, int8 or int4.")] = "none",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Benchmarks of the engine, the serv
 Seed = Annotated[int, typer.Option(help="Random seed of lengths, prompts and arrivals.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Number of runs or pairs of runs; medians are reported.")]
 Plot = Annotated[Path | None, typer.Option(help="File for the comparison of policies, as SVG.")]
-Model = Annotated[str, typer.Option(help="Folder, Hugging Face id, or smollm2.")]
+Model = Annotated[str, typer.Option(help="Folder, GGUF file, Hugging Face id, or smollm2.")]
 
 
 def report(result: Any, as_json: bool) -> None:

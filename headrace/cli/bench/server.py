@@ -88,7 +88,9 @@ def overhead(
 @app.command()
 def priorities(
     model: Model = "smollm2",
-    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Quantization of the weights.")] = "none",
+    quantization: Annotated[
+        Literal["none", "int8", "int4"], typer.Option(help="Quantization of the weights.")
+    ] = "none",
     repeats: Repeats = 1,
     seed: Seed = 0,
     as_json: Json = False,

@@ -20,6 +20,7 @@ from workers.engine.scheduling.scheduler import ScheduledBatch
 KINDS: dict[str, dict[str, Any]] = {
     "none": {"batch_invariant": True},  # which a CPU is anyway
     "int8": {"quantization": "int8", "device": "cpu"},
+    "int4": {"quantization": "int4", "device": "cpu"},
 }
 Rows = dict[tuple[str, int, int], Tensor]
 
@@ -92,7 +93,10 @@ def check(
     [
         ("llama", "int8"),
         ("qwen3", "none"),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("llama", "none"), ("qwen3", "int8"))),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("llama", "none"), ("qwen3", "int8"), ("llama", "int4"))
+        ),
     ],
 )
 def test_tiny_models_are_batch_invariant(
@@ -103,7 +107,7 @@ def test_tiny_models_are_batch_invariant(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", KINDS)
+@pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_smollm2_is_batch_invariant(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(32, vocabulary=49_000, longest=12, length=6)
     check(smollm2, case, quantization, monkeypatch, pool=10, alone=1)

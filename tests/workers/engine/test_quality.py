@@ -24,13 +24,17 @@ def test_text_is_long_enough_and_reproducible() -> None:
 
 
 def test_perplexity_of_a_random_model(llama: Path) -> None:
-    """A random byte-level model predicts almost nothing, with int8 as with float32."""
+    """A random byte-level model predicts almost nothing, in any format."""
     quality = measure_perplexity(str(llama), WINDOW_TOKENS + 101, Console(quiet=True))
     assert quality.tokens == WINDOW_TOKENS + 100
     assert 100 < quality.float32 < 100_000
-    assert abs(quality.increase) < 0.05
-    assert 0.8 < quality.agreement <= 1
-    assert quality.as_dict()["increase"] == quality.increase
+    assert quality.formats.keys() == {"int8", "int4"}
+    int8, int4 = quality.formats["int8"], quality.formats["int4"]
+    assert abs(int8.increase) < 0.05
+    assert 0.8 < int8.agreement <= 1
+    assert math.isclose(int4.perplexity, quality.float32 * (1 + int4.increase))
+    assert 0.3 < int4.agreement < int8.agreement
+    assert quality.as_dict()["formats"]["int4"]["increase"] == int4.increase
 
 
 def test_text_that_is_too_short_is_refused(llama: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
+from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear
 
 
@@ -40,6 +41,8 @@ class Kernels(Protocol):
     Attributes:
         recordable: no operation waits for the device or reads `StepInputs.spans`, so a CUDA graph can record them.
         exact_rows: a row's bits depend neither on the number of rows nor on their sequences.
+        packed: the packed weights exist already, so that `linear` uses only the shapes of its weights.
+        keeps_groups: weights that a checkpoint stores in groups stay as they are; otherwise they are expanded.
     """
 
     @property
@@ -48,12 +51,24 @@ class Kernels(Protocol):
     @property
     def exact_rows(self) -> bool: ...
 
-    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+    @property
+    def packed(self) -> bool: ...
+
+    @property
+    def keeps_groups(self) -> bool: ...
+
+    def linear(
+        self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
+    ) -> Linear:
         """Return the fastest layer for `weights`, each [out, in], whose outputs are concatenated.
 
         Args:
             keep: results must stay valid after the next call.
+            head: the layer is the output head.
         """
+
+    def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
+        """Return a layer for a weight that the checkpoint stores in groups."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return x / rms(x) * weight over the last dimension."""

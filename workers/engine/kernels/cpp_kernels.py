@@ -16,8 +16,11 @@ from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
 from workers.engine.quantization.cpp_linear import OutputBuffers
+from workers.engine.quantization.grouped_linear import CppGroupedLinear
+from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
+from workers.engine.quantization.unquantized import UNQUANTIZED
 
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
@@ -29,6 +32,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "hr_product": [_POINTER] * 4 + [_COUNT] * 3,
     "hr_int8_pack": [_POINTER] * 3 + [_COUNT] * 2,
     "hr_int8_product": [_POINTER] * 5 + [_COUNT] * 3 + [_FLOAT],
+    "hr_group_pack": [_POINTER] * 4 + [_COUNT] * 4,
+    "hr_group_product": [_POINTER] * 6 + [_COUNT] * 5,
 }
 
 
@@ -59,13 +64,27 @@ class CppKernels:
         return CppKernels(self._library, self._quantization, arrays)
 
     @property
+    def packed(self) -> bool:
+        return self._arrays.filled
+
+    @property
     def packed_format(self) -> str:
         """Identity of the layout of packed weights: equal for the same build and weight format."""
         return f"{Path(self._library._name).stem}-{type(self._quantization).__name__}"  # noqa: SLF001  documented
 
-    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+    @property
+    def keeps_groups(self) -> bool:
+        return self._quantization is UNQUANTIZED
+
+    def linear(
+        self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
+    ) -> Linear:
         buffers = None if keep else self._buffers
-        return self._quantization.cpp_linear(self._library, buffers, weights, bias, self._arrays)
+        quantization = self._quantization.head if head else self._quantization
+        return quantization.cpp_linear(self._library, buffers, weights, bias, self._arrays)
+
+    def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
+        return CppGroupedLinear(self._library, None if keep else self._buffers, weight, bias, self._arrays)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._norm(None, x, weight, eps)

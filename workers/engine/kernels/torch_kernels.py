@@ -11,6 +11,8 @@ from torch.nn.functional import silu
 from workers.engine.execution.paged_attention import LayerCache, paged_attention, write_cache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
+from workers.engine.quantization.grouped_linear import TorchGroupedLinear
+from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
 
@@ -24,12 +26,19 @@ class TorchKernels:
 
     recordable = False
     exact_rows = False
+    packed = keeps_groups = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
         self._quantization = quantization
 
-    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
-        return self._quantization.torch_linear(weights, bias)
+    def linear(
+        self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
+    ) -> Linear:
+        quantization = self._quantization.head if head else self._quantization
+        return quantization.torch_linear(weights, bias)
+
+    def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
+        return TorchGroupedLinear(weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()

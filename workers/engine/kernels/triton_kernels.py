@@ -18,6 +18,8 @@ from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
 from workers.engine.kernels.attention_triton import attend, merge
 from workers.engine.kernels.rows_triton import add_rms_norm, rope_and_cache, silu_mul
+from workers.engine.kernels.triton_linear import TritonGroupedLinear
+from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
 
@@ -38,12 +40,24 @@ class TritonKernels:
 
     recordable = True
     exact_rows = False  # cuBLAS chooses its kernels by the number of rows
+    packed = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
         self._quantization = quantization
 
-    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
-        return self._quantization.torch_linear(weights, bias)
+    @property
+    def keeps_groups(self) -> bool:
+        return self._quantization is UNQUANTIZED
+
+    def linear(
+        self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
+    ) -> Linear:
+        quantization = self._quantization.head if head else self._quantization
+        grouped = quantization.grouped(weights)
+        return quantization.torch_linear(weights, bias) if grouped is None else TritonGroupedLinear(grouped, bias)
+
+    def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
+        return TritonGroupedLinear(weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm(None, x, weight, eps)

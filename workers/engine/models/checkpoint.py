@@ -5,85 +5,133 @@ from __future__ import annotations
 import json
 from collections.abc import Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shared.errors import ConfigError
+from shared.models.safetensors_header import StoredTensor, read_header
+from shared.models.weight_files import shards
 from workers.engine.kernels import Kernels
+from workers.engine.models.stored.interface import StoredFormat, Tensors, read_floats, refuse_infinite
+from workers.engine.quantization.grouped_weight import GroupedWeight, alike, concatenate
 from workers.engine.quantization.interface import Linear
 
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 
-class Checkpoint:
-    """Tensors by name over all safetensors files of a folder.
 
-    Attributes:
-        unread: names of tensors that have not been read.
-    """
+class Checkpoint(Tensors, Protocol):
+    """Tensors of files."""
+
+    def outline(self) -> Outline:
+        """Return the same tensors without their values."""
+
+
+class SafetensorsCheckpoint:
+    """Tensors over all safetensors files of a folder; see `Tensors`. Raises ConfigError for broken files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, Any] = {}
-        self._where: dict[str, str] = {}
-        for name in self._file_names():
+        self._files: dict[Path, Any] = {}
+        self._stored: dict[str, StoredTensor] = {}
+        self._where: dict[str, Path] = {}
+        for path in shards(folder):
+            stored = read_header(path)
             try:
-                file = safe_open(folder / name, framework="pt")
+                self._files[path] = safe_open(path, framework="pt")
             except (OSError, SafetensorError) as error:
-                raise ConfigError(f"{folder / name} cannot be read: {error}") from error
-            self._files[name] = file
-            self._where |= dict.fromkeys(file.keys(), name)  # type: ignore[no-untyped-call]  # safetensors has none
+                raise ConfigError(f"{path} cannot be read: {error}", param="model") from error
+            self._stored |= stored
+            self._where |= dict.fromkeys(stored, path)
         self.unread = set(self._where)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
+    def file(self, name: str) -> Path:
+        return self._where.get(name, self._folder)
+
     def read(self, name: str) -> Tensor:
-        """Return a tensor. Raises ConfigError if the checkpoint does not have it."""
         if name not in self._where:
-            raise ConfigError(f"{self._folder}: the checkpoint has no tensor {name}")
+            raise ConfigError(f"{self._folder}: the checkpoint has no tensor {name}", param="model")
         self.unread.discard(name)
         tensor: Tensor = self._files[self._where[name]].get_tensor(name)
         return tensor
 
-    def _file_names(self) -> list[str]:
-        index = self._folder / "model.safetensors.index.json"
-        if not index.is_file():
-            if not (self._folder / "model.safetensors").is_file():
-                raise ConfigError(f"{self._folder} has no model.safetensors; other formats are not supported")
-            return ["model.safetensors"]
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        outside = [name for name in names if Path(name).name != name]
-        if outside:
-            raise ConfigError(f"{index} names a file outside of its folder: {outside[0]}")
-        return names
+    def outline(self) -> Outline:
+        """Return the same tensors without their values."""
+        return Outline(self._folder, self._where, self._stored)
+
+
+class Outline:
+    """Tensors of a checkpoint without values, on the device "meta"; see `Tensors`.
+
+    A model is loaded from its checkpoint's outline first, so that a checkpoint that does not fit is refused before
+    memory is taken.
+    """
+
+    def __init__(self, folder: Path, where: dict[str, Path], stored: dict[str, StoredTensor]) -> None:
+        self._folder = folder
+        self._where = where
+        self._stored = stored
+        self.unread = set(stored)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def file(self, name: str) -> Path:
+        return self._where.get(name, self._folder)
+
+    def read(self, name: str) -> Tensor:
+        if name not in self._stored:
+            raise ConfigError(f"{self._folder}: the checkpoint has no tensor {name}", param="model")
+        self.unread.discard(name)
+        dtype, shape = self._stored[name]
+        if dtype not in _DTYPES:
+            raise ConfigError(f"{self.file(name)}: tensor {name} has the unsupported type {dtype}", param="model")
+        return torch.empty(shape, dtype=_DTYPES[dtype], device="meta")
 
 
 class WeightReader:
-    """Reader of a checkpoint's tensors in the shapes, dtype and device of the model."""
+    """Reader of a checkpoint's tensors in the shapes, dtype and device of the model.
+
+    Args:
+        stored: format of the checkpoint's matrices.
+    """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Tensors,
         dtype: torch.dtype,
         device: torch.device,
         kernels: Kernels,
+        stored: StoredFormat,
     ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
         self._device = device
         self._kernels = kernels
+        self._stored = stored
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        """Return a tensor. Raises ConfigError if it is missing, has another shape or is quantized."""
-        tensor = self._checkpoint.read(name)
-        if tuple(tensor.shape) != shape:
-            raise ConfigError(f"tensor {name} has shape {tuple(tensor.shape)}; config.json implies {shape}")
-        if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise ConfigError(
-                f"tensor {name} has dtype {tensor.dtype}; only float32, bfloat16 and float16 are supported"
-            )
+        """Return a tensor of floats. Raises ConfigError if it is missing, has another shape or type, or has NaN."""
+        tensor = read_floats(self._checkpoint, name, shape)
+        refuse_infinite(self._checkpoint.file(name), name, tensor)
         return tensor.to(self._device, self._dtype)
 
     def refuse_leftovers(self, unused: Set[str] = frozenset()) -> None:
@@ -106,20 +154,39 @@ class WeightReader:
             size: number of inputs.
         """
         names = {f"{prefix}.{part}": out for part, out in parts.items()}
-        weights = [self.tensor(f"{name}.weight", out, size) for name, out in names.items()]
+        weights = [self._matrix(name, out, size) for name, out in names.items()]
         biases = [
             self.tensor(f"{name}.bias", out) if f"{name}.bias" in self._checkpoint else None
             for name, out in names.items()
         ]
         bias = None
         if any(b is not None for b in biases):
-            bias = torch.cat(
-                [
-                    weight.new_zeros(len(weight)) if b is None else b
-                    for b, weight in zip(biases, weights, strict=True)
-                ]
-            )
-        return self._kernels.linear(weights, bias)
+            zeros = torch.zeros(sum(parts.values()), dtype=self._dtype, device=self._device)
+            split = torch.split(zeros, list(parts.values()))
+            bias = torch.cat([zero if b is None else b for b, zero in zip(biases, split, strict=True)])
+        grouped = [weight for weight in weights if isinstance(weight, GroupedWeight)]
+        if len(grouped) == len(weights) and alike(grouped):
+            return self._kernels.grouped_linear(concatenate(grouped), bias)
+        return self._kernels.linear([self._expanded(weight) for weight in weights], bias)
+
+    def head(self, name: str, outputs: int, inputs: int, embedding: Tensor | None) -> Linear:
+        """Return the output head: the matrix of that name, which is `embedding` if that is given."""
+        weight = self._matrix(name, outputs, inputs)
+        if isinstance(weight, GroupedWeight):
+            return self._kernels.grouped_linear(weight, None, keep=True)
+        return self._kernels.linear([weight if embedding is None else embedding], None, keep=True, head=True)
+
+    def _matrix(self, name: str, outputs: int, inputs: int) -> Tensor | GroupedWeight:
+        found = self._stored.matrix(self._checkpoint, name, outputs, inputs)
+        if isinstance(found, GroupedWeight):
+            return found.to(self._device) if self._kernels.keeps_groups else self._expanded(found)
+        if not self._kernels.packed:
+            refuse_infinite(self._checkpoint.file(f"{name}.weight"), f"{name}.weight", found)
+        return found.to(self._device, self._dtype)
+
+    def _expanded(self, weight: Tensor | GroupedWeight) -> Tensor:
+        values = weight.dequantize() if isinstance(weight, GroupedWeight) else weight
+        return values.to(self._device, self._dtype)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from torch import Tensor
 from shared.errors import ConfigError
 from workers.engine.kernels import Kernels
 from workers.engine.models.bert import Bert, build_bert
-from workers.engine.models.checkpoint import Checkpoint, read_json
+from workers.engine.models.checkpoint import SafetensorsCheckpoint, read_json
 from workers.engine.models.encoder_families import ARCHITECTURES, EncoderConfig
 from workers.engine.models.encoder_heads import Activation, ClassifierHead, Dense, EmbeddingHead, Head, Pooling
+from workers.engine.models.stored.interface import refuse_infinite
 
 MAX_LABELS, MAX_LABEL_CHARS = 1_000, 1_000
 # that sentence-transformers may name in a cross-encoder's config.json; None: the one for its number of labels
@@ -96,7 +97,7 @@ def load_encoder(
     folder: Path, config: EncoderConfig, kernels: Kernels, dtype: torch.dtype, device: torch.device
 ) -> tuple[Bert, Head]:
     """Load the weights. Raises ConfigError where tensors are missing or have another shape."""
-    checkpoint = Checkpoint(folder)
+    checkpoint = SafetensorsCheckpoint(folder)
     prefix = config.family.prefix
     own = prefix if f"{prefix}embeddings.word_embeddings.weight" in checkpoint else ""
 
@@ -104,9 +105,11 @@ def load_encoder(
         found = checkpoint.read(name)
         if tuple(found.shape) != shape:
             raise ConfigError(
-                f"{folder}: tensor {name} has shape {tuple(found.shape)}; config.json implies {shape}",
+                f"{checkpoint.file(name)}: tensor {name} has shape {tuple(found.shape)}; "
+                f"config.json implies {shape}",
                 param="model",
             )
+        refuse_infinite(checkpoint.file(name), name, found)
         return found.to(device, dtype)
 
     model = build_bert(config, lambda name, *shape: tensor(own + name, *shape), kernels.linear)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from shared.models.weight_files import weight_files
 from shared.protocol import PROTOCOL_VERSION
 from workers.engine.kernels import Kernels, build
 
@@ -54,7 +55,7 @@ def hash_weights(folder: Path, cache: Path | None) -> str:
         cache: folder in whose `hashes` the hash of a large file is kept until the file changes.
     """
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    for path in [folder / "config.json", *weight_files(folder)]:
         digest.update(f"{path.name} {_hash_of(path, cache)}\n".encode())
     return digest.hexdigest()
 

@@ -98,10 +98,11 @@ def load_llama(
         progress((index + 1) / (config.num_layers + 1))
     shape = config.vocab_size, config.hidden_size
     embedding = reader.tensor("model.embed_tokens.weight", *shape)
-    head = embedding if config.tie_word_embeddings else reader.tensor("lm_head.weight", *shape)
+    tied = config.tie_word_embeddings
+    head = reader.head("model.embed_tokens" if tied else "lm_head", *shape, embedding if tied else None)
     norm = reader.tensor("model.norm.weight", config.hidden_size)
-    weights = LlamaWeights(embedding, tuple(layers), norm, kernels.linear([head], None, keep=True))
-    reader.refuse_leftovers({"lm_head.weight"} if config.tie_word_embeddings else frozenset())
+    weights = LlamaWeights(embedding, tuple(layers), norm, head)
+    reader.refuse_leftovers({"lm_head.weight"} if tied else frozenset())
     cos, sin = (table.to(embedding.device) for table in rope_table(config.rope, config.head_dim, max_model_len))
     layout = HeadLayout(config.num_heads, config.num_kv_heads, config.head_dim, cos, sin, config.norm_eps)
     progress(1.0)

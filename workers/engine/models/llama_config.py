@@ -10,8 +10,9 @@ from typing import Any
 
 from shared.errors import ConfigError
 from workers.engine.models.decoder import DecoderConfig, parse_token_ids
+from workers.engine.models.stored.formats import parse_stored_format
 
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "factors")
 _DEFAULT_WINDOW_TOKENS = 4096  # transformers' default where config.json has no sliding_window
 
 
@@ -69,11 +70,7 @@ class LlamaModelConfig(DecoderConfig):
 
 
 def _refuse_features(raw: dict[str, Any]) -> None:
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
-        raise ConfigError(
-            f"the checkpoint is quantized ({method}); only float32, bfloat16 and float16 are supported"
-        )
+    parse_stored_format(raw)
     if raw.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"config.json: hidden_act must be silu, got {raw['hidden_act']}")
     for name in ("num_local_experts", "num_experts"):
@@ -103,8 +100,9 @@ def _rope(raw: dict[str, Any]) -> RopeConfig:
         raise ConfigError(f"config.json: rope type {kind} is not supported; supported: {', '.join(ROPE_TYPES)}")
     if partial != 1.0:
         raise ConfigError("config.json: partial rotary embeddings are not supported")
-    if "factor" not in scaling and kind != "default":
-        raise ConfigError(f"config.json: rope type {kind} needs a factor")
+    needed = {"default": None, "factors": "factors"}.get(kind, "factor")
+    if needed is not None and needed not in scaling:
+        raise ConfigError(f"config.json: rope type {kind} needs {needed}")
     original = raw.get("original_max_position_embeddings")
     if original is not None:
         scaling["original_max_position_embeddings"] = original

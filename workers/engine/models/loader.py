@@ -12,10 +12,15 @@ from pathlib import Path
 import torch
 
 from shared.errors import ConfigError
+from shared.models.weight_files import GGUF_NAME, weight_files
 from workers.engine.kernels import Kernels
-from workers.engine.models.checkpoint import Checkpoint, WeightReader, read_json
+from workers.engine.kernels.torch_kernels import TorchKernels
+from workers.engine.models.checkpoint import Checkpoint, SafetensorsCheckpoint, WeightReader, read_json
 from workers.engine.models.decoder import Decoder, DecoderConfig, parse_token_ids
+from workers.engine.models.gguf.checkpoint import GgufCheckpoint, GgufMatrices
 from workers.engine.models.registry import ARCHITECTURES
+from workers.engine.models.stored.formats import parse_stored_format
+from workers.engine.models.stored.interface import StoredFormat
 
 Progress = Callable[[float], None]
 
@@ -45,9 +50,21 @@ def read_eos_token_ids(folder: Path, configured: Iterable[int]) -> frozenset[int
 
 def read_ahead(folder: Path) -> None:
     """Have the system read the weights into its page cache while other parts are prepared."""
-    for path in folder.glob("*.safetensors"):
+    for path in weight_files(folder):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open the files of a folder's weights. Raises ConfigError for broken files."""
+    gguf = folder / GGUF_NAME
+    return GgufCheckpoint(gguf) if gguf.is_file() else SafetensorsCheckpoint(folder)
+
+
+def _stored_format(folder: Path) -> StoredFormat:
+    if (folder / GGUF_NAME).is_file():
+        return GgufMatrices()
+    return parse_stored_format(read_json(folder / "config.json"))
 
 
 def load_model(
@@ -62,6 +79,8 @@ def load_model(
 ) -> Decoder:
     """Load a model. Raises ConfigError where tensors are missing, left over, or not of the shape in config.json.
 
+    For Headrace's own architectures, that is found out before memory is taken.
+
     Args:
         max_model_len: most tokens of a sequence.
         progress: called with the share that is loaded, from 0 to 1.
@@ -71,5 +90,9 @@ def load_model(
         from workers.engine.models.transformers_config import load_transformers  # noqa: PLC0415  takes 2 s
 
         return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
-    reader = WeightReader(Checkpoint(folder), dtype, device, kernels)
+    checkpoint, stored = open_checkpoint(folder), _stored_format(folder)
+    plain = TorchKernels()
+    rehearsed = WeightReader(checkpoint.outline(), dtype, torch.device("meta"), plain, stored)
+    architecture.load(rehearsed, config, 1, plain, lambda _: None)
+    reader = WeightReader(checkpoint, dtype, device, kernels, stored)
     return architecture.load(reader, config, max_model_len, kernels, progress)

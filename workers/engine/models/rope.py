@@ -1,8 +1,8 @@
 """Table of cosines and sines for rotary position embedding (https://arxiv.org/abs/2104.09864).
 
 Scalings: linear (position interpolation), llama3 (by wavelength, the Llama 3.1 release), yarn
-(https://arxiv.org/abs/2309.00071). Dynamic scaling changes nothing up to the checkpoint's own length, which is the
-longest that the engine allows.
+(https://arxiv.org/abs/2309.00071), and factors (one divisor for each frequency, as in GGUF files). Dynamic scaling
+changes nothing up to the checkpoint's own length, which is the longest that the engine allows.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ def rope_table(rope: RopeConfig, head_dim: int, length: int) -> tuple[Tensor, Te
     scale = 1.0
     if rope.kind == "linear":
         inv_freq = inv_freq / rope.scaling["factor"]
+    elif rope.kind == "factors":
+        inv_freq = inv_freq / torch.tensor(rope.scaling["factors"])
     elif rope.kind == "llama3":
         inv_freq = _llama3(inv_freq, rope.scaling)
     elif rope.kind == "yarn":

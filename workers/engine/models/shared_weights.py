@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from shared.models.weight_files import weight_files
 from shared.runtime.shared_cache import make_once
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.cpp_kernels import CppKernels
@@ -47,7 +48,7 @@ def _file_name(checkpoint: Path, kernels: CppKernels) -> str:
     """Return a name: of the folder and the weight format, then of everything that the contents depend on."""
     build, _, quantization = kernels.packed_format.partition("-")
     contents = [build]
-    for path in sorted([checkpoint / "config.json", *checkpoint.glob("*.safetensors")]):
+    for path in [checkpoint / "config.json", *weight_files(checkpoint)]:
         found = path.stat()
         contents.append(f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {found.st_ino}")
     return f"{_digest(str(checkpoint.resolve()))}-{quantization}.{_digest(*contents)}.weights"

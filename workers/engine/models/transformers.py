@@ -205,11 +205,12 @@ def unsupported(architecture: str, reason: str) -> ConfigError:
     return ConfigError(f"architecture {architecture} is not supported: {reason}", param="model")
 
 
-def _replace_linears(model: nn.Module, kernels: Kernels) -> None:
+def _replace_linears(model: PreTrainedModel, kernels: Kernels) -> None:
     """Replace linear layers one by one, so that at most one layer's weights exist twice.
 
     transformers' code may hold on to results, so they are not overwritten (`keep`).
     """
+    head = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) not in (nn.Linear, Conv1D):
@@ -217,7 +218,8 @@ def _replace_linears(model: nn.Module, kernels: Kernels) -> None:
             old: Any = child
             weight = old.weight if type(old) is nn.Linear else old.weight.T
             bias = None if old.bias is None else old.bias.detach()
-            setattr(parent, name, _RowsLinear(kernels.linear([weight.detach()], bias, keep=True)))
+            product = kernels.linear([weight.detach()], bias, keep=True, head=child is head)
+            setattr(parent, name, _RowsLinear(product))
 
 
 def _check_step(parts: list[tuple[list[int], int, int]], device: torch.device) -> StepInputs:

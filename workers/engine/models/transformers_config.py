@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import ConfigError
+from shared.models.weight_files import GGUF_NAME
 from workers.engine.kernels import Kernels
 from workers.engine.models.decoder import DecoderConfig, parse_token_ids
+from workers.engine.models.gguf.checkpoint import GgufCheckpoint
 from workers.engine.models.registry import ARCHITECTURES
+from workers.engine.models.stored.interface import refuse_infinite
 from workers.engine.models.transformers import (
     ATTENTION,
     TRANSFORMERS_ERRORS,
@@ -67,7 +71,8 @@ def load_transformers(
         raise ConfigError(f"{folder} holds an adapter, not a whole model", param="model")
     disable_progress_bar()
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loading = _from_gguf if (folder / GGUF_NAME).is_file() else AutoModelForCausalLM.from_pretrained
+        model, found = loading(
             folder,
             dtype=dtype,
             attn_implementation=ATTENTION,
@@ -82,6 +87,19 @@ def load_transformers(
             names = ", ".join(sorted(map(str, found[kind]))[:3])
             raise ConfigError(f"the checkpoint does not fit its architecture; {kind.replace('_', ' ')}: {names}")
     return TransformersDecoder(config, model.to(device), kernels)
+
+
+def _from_gguf(folder: Path, **options: Any) -> Any:
+    """Load a model with the tensors of its folder's GGUF file, expanded. Raises ConfigError."""
+    gguf = folder / GGUF_NAME
+    checkpoint = GgufCheckpoint(gguf)
+    tensors = {name: checkpoint.read(name) for name in sorted(checkpoint.unread)}
+    for name, tensor in tensors.items():
+        refuse_infinite(gguf, name, tensor)
+    config = AutoConfig.from_pretrained(folder, **SAFE_LOADING)
+    [architecture] = config.architectures
+    options = {name: value for name, value in options.items() if name not in SAFE_LOADING}
+    return getattr(transformers, architecture).from_pretrained(None, config=config, state_dict=tensors, **options)
 
 
 def _refuse_features(architecture: str, raw: dict[str, Any]) -> None:

@@ -16,10 +16,10 @@ from torch.nn.functional import linear
 from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.packed_arrays import PackedArrays
+from workers.engine.quantization.row_integers import quantize_rows
 from workers.engine.quantization.torch_linear import join
 
 _WEIGHT_LEVELS = 127
-_MIN_MAGNITUDE = 1e-30  # rows with smaller values become 0
 
 
 class Int8:
@@ -28,8 +28,15 @@ class Int8:
     device_types = frozenset({"cpu"})
     cost_without_cpp = "int8 without its speed"
 
+    @property
+    def head(self) -> Int8:
+        return self
+
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
         return TorchInt8Linear(join(weights), bias)
+
+    def grouped(self, weights: Sequence[Tensor]) -> None:
+        return None
 
     def cpp_linear(
         self,
@@ -89,17 +96,3 @@ class CppInt8Linear(CppLinear):
 def activation_levels(largest_sum: int) -> int:
     """Return the largest 16-bit activation for which no column's sum overflows 32 bits."""
     return min(2**15 - 1, (2**31 - 1) // max(1, largest_sum))
-
-
-def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Round [T, n] to integers of at most `levels`. Return them and the scale of each row.
-
-    The scale is 0 for a row of zeros, and NaN for a row with a value that is not finite.
-    """
-    largest = x.abs().amax(-1)
-    largest = torch.where(x.isfinite().all(-1), largest, torch.nan)
-    is_scaled = largest >= _MIN_MAGNITUDE
-    steps = torch.full_like(largest, levels)
-    integers = (x * torch.where(is_scaled, steps / largest, 0)[:, None]).round()
-    scales = torch.where(is_scaled | largest.isnan(), largest / steps, 0)
-    return torch.where(is_scaled[:, None], integers, 0), scales

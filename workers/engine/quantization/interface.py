@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from workers.engine.quantization.cpp_linear import OutputBuffers
+from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.packed_arrays import PackedArrays
 
 
@@ -32,8 +33,15 @@ class Quantization(Protocol):
     @property
     def cost_without_cpp(self) -> str: ...
 
+    @property
+    def head(self) -> Quantization:
+        """Format of the output head."""
+
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
         """Return a layer in plain torch. `weights` are [out, in]; their outputs are concatenated."""
+
+    def grouped(self, weights: Sequence[Tensor]) -> GroupedWeight | None:
+        """Return the joined weights in groups, for a GPU's kernels; None for a format without groups."""
 
     def cpp_linear(
         self,

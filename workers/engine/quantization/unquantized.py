@@ -19,8 +19,15 @@ class Unquantized:
     device_types: frozenset[str] = frozenset()
     cost_without_cpp = "about half the speed"
 
+    @property
+    def head(self) -> Unquantized:
+        return self
+
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
         return make_linear(join(weights), bias)
+
+    def grouped(self, weights: Sequence[Tensor]) -> None:
+        return None
 
     def cpp_linear(
         self,

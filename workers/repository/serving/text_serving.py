@@ -10,6 +10,7 @@ from pathlib import Path
 from shared.errors import HeadraceError
 from shared.models.model_store import SCRIPTED, ModelRepository
 from shared.models.startup_progress import StartupProgress
+from shared.models.weight_files import loaded_bytes
 from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
@@ -24,7 +25,7 @@ from workers.repository.serving.version_board import VersionBoard
 from workers.startup.loading import load_engine
 
 GIB = 2**30
-FLOAT32_GROWTH = 2  # of weights that are stored in 16 bits
+FLOAT_BYTES = 4  # on the CPU, where weights are float32
 
 
 class TextServing:
@@ -115,8 +116,8 @@ def _holder(plan: Plan) -> Holder:
 
 
 def _weight_bytes(folder: Path) -> int:
-    """Return the memory of the weights in a folder, if there is one."""
-    return sum(path.stat().st_size for path in folder.expanduser().glob("*.safetensors")) * FLOAT32_GROWTH
+    """Return the memory of the weights in a folder, 0 without a folder. Raises ConfigError for a broken file."""
+    return loaded_bytes(folder.expanduser(), FLOAT_BYTES)
 
 
 def _cache_bytes(settings: Settings) -> int:

@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from shared.errors import ConfigError
 from tests.support.checkpoints import DYNAMIC, LINEAR, LLAMA3, SHAPE, YARN, edit_config
 from tests.support.engine_driver import load, run
+from workers.engine.models.checkpoint import SafetensorsCheckpoint
 from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
 
@@ -33,11 +34,11 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported"),
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM is not supported"),
         ({"architectures": None, "model_type": "odd"}, "odd"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized .gptq"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantized .hqq.; supported: gptq, awq"),
         ({"hidden_act": "gelu"}, "hidden_act must be silu, got gelu"),
         ({"num_local_experts": 8}, "mixture of experts"),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type longrope"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "needs a factor"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "needs factor"),
         ({"partial_rotary_factor": 0.5}, "partial"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ by layer"),
         ({"num_key_value_heads": 4}, "cannot share"),
@@ -81,7 +82,7 @@ def test_folder_that_lacks_a_file_is_refused(copy: Path, missing: str, message: 
 
 def test_malformed_files_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"not tensors at all")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors is not a safetensors file"):
         load(copy)
     for broken in ("{broken", "[1]", '{"tokenizer_class": 3}'):
         (copy / "tokenizer_config.json").write_text(broken)
@@ -104,8 +105,37 @@ def test_integer_weights_are_refused(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
     save_file(weights, copy / "model.safetensors")
-    with pytest.raises(ConfigError, match="int8"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors: tensor model\.norm\.weight has dtype torch\.int8"):
         load(copy)
+
+
+def test_checkpoint_that_does_not_fit_is_refused_before_a_tensor_is_read(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a last tensor that is missing, the first ones are not read either."""
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, copy / "model.safetensors")
+    monkeypatch.setattr(SafetensorsCheckpoint, "read", lambda *_: pytest.fail("a tensor was read"))
+    with pytest.raises(ConfigError, match=r"no tensor model\.norm\.weight"):
+        load(copy)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.norm.weight", torch.nan),
+        ("model.layers.1.mlp.down_proj.weight", -torch.inf),
+        ("model.embed_tokens.weight", torch.nan),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(copy: Path, name: str, value: float, quantization: str) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights[name].view(-1)[-1] = value
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(ConfigError, match=rf"model\.safetensors: tensor {name} has values that are not finite"):
+        load(copy, quantization=quantization, device="cpu")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

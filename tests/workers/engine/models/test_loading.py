@@ -35,7 +35,7 @@ print(json.dumps(resident("VmHWM") - before))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("quantization", "packed"), [("none", 1.0), ("int8", 0.25)])
+@pytest.mark.parametrize(("quantization", "packed"), [("none", 1.0), ("int8", 0.25), ("int4", 0.16)])
 def test_peak_memory_while_loading(smollm2: Path, quantization: str, packed: float) -> None:
     """The peak, which includes mapped pages, is at most 1.3 times the weights plus the packed copy."""
     weights = (smollm2 / "model.safetensors").stat().st_size

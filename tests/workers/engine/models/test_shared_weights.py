@@ -16,6 +16,7 @@ from tests.support.engine_driver import load, run
 from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
 from workers.engine.quantization.cpp_linear import CppLinear
+from workers.engine.quantization.grouped_linear import CppGroupedLinear
 from workers.engine.quantization.int8 import CppInt8Linear
 
 PROMPTS = [[5, 6, 7, 8], [9, 10]]
@@ -53,14 +54,14 @@ def files(cache: Path) -> list[Path]:
     return sorted((cache / "weights").glob("*.weights"))
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 def test_weights_are_packed_once_and_then_mapped(
     start: Start, cache: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
 ) -> None:
     own = run(start(shared_weights=False, quantization=quantization), PROMPTS)
     assert run(start(quantization=quantization), PROMPTS) == own
     [made] = files(cache)
-    for kind in (CppLinear, CppInt8Linear):
+    for kind in (CppLinear, CppInt8Linear, CppGroupedLinear):
         monkeypatch.setattr(kind, "_pack", lambda *_: pytest.fail("the weights are packed already"))
     assert run(start(quantization=quantization), PROMPTS) == own
     assert files(cache) == [made]

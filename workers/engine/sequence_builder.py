@@ -6,7 +6,7 @@ from itertools import count
 
 import torch
 
-from workers.engine.constraint_gate import ConstraintGate
+from workers.engine.grammar.constraint_gate import ConstraintGate
 from workers.engine.interface import EngineRequest
 from workers.engine.mark import Mark
 from workers.engine.sampling.token_rules import TokenRules

@@ -1,4 +1,4 @@
-"""Converter from GGUF to safetensors: `python -m workers.gguf_convert FILE.gguf FOLDER`.
+"""Converter from GGUF to safetensors: `python -m workers.startup.gguf_convert FILE.gguf FOLDER`.
 
 transformers reads the file and dequantizes it to float32.
 """

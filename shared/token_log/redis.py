@@ -5,7 +5,6 @@ The stream is the source of truth; live messages save readers from polling it.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +14,11 @@ from redis.utils import str_if_bytes
 from shared.errors import HeadraceError, NotFound
 from shared.protocol import (
     ErrorInfo,
-    PriorityClass,
     Recording,
     Request,
     RequestState,
     Stay,
     TokenEvent,
-    decode_event,
     decode_recording,
     encode,
     encode_event,
@@ -44,6 +41,15 @@ from shared.token_log.interface import (
 )
 from shared.token_log.marks import parse_marks
 from shared.token_log.reader import follow
+from shared.token_log.redis_form import (
+    decode_entry,
+    is_whole,
+    pack_ids,
+    request_fields,
+    to_fields,
+    to_record,
+    unpack_ids,
+)
 
 SCAN_COUNT = 500  # keys that one step of the scan for unfinished requests visits
 DAMAGED = 2  # the script's reply to an append if another program deleted or extended the log
@@ -98,15 +104,13 @@ class RedisTokenLog:
         kept, keep = (keepsake.content, int(keepsake.ttl * 1000)) if keepsake else (b"", "")
         fields = {"notify": notify, "watcher": watcher, "keep": keep}
         parts = [part for name, value in fields.items() if value for part in (name, value)]
-        made: int = await self._run(
-            "create", request.id, self._request_ttl, kept, *_request_fields(request), *parts
-        )
+        made: int = await self._run("create", request.id, self._request_ttl, kept, *request_fields(request), *parts)
         return made == 1
 
     async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
         calls = []
         for each in adoptions:
-            args = (self._request_ttl, int(each.create), each.source, notify, *_request_fields(each.request))
+            args = (self._request_ttl, int(each.create), each.source, notify, *request_fields(each.request))
             calls.append((_keys(each.request.id), args))
         async with self._server.reaching("the token log"):
             replies = await self._script.many("adopt", calls)
@@ -148,10 +152,10 @@ class RedisTokenLog:
         epoch, now, entries, losses, started, next_seq, alone, ids = reply
         history = tuple(self._events(job_id, entries))
         begun = self._foreign.read("answers", keys.state(job_id), lambda: float(started))
-        if begun is None or not _is_whole(history, next_seq):
+        if begun is None or not is_whole(history, next_seq):
             await self.close(job_id, LOST)
             return None
-        prompt = self._foreign.read("answers", keys.prompt(job_id), lambda: _unpack_ids(ids or b"")) or ()
+        prompt = self._foreign.read("answers", keys.prompt(job_id), lambda: unpack_ids(ids or b"")) or ()
         return Lease(job_id, owner, epoch, float(now), history, losses, begun, alone, prompt)
 
     async def note_stay(self, job_id: str, stay: Stay) -> None:
@@ -184,7 +188,7 @@ class RedisTokenLog:
             self._result_ttl,
             append.lease.owner,
             event.finish,
-            _pack_ids(append.prompt),
+            pack_ids(append.prompt),
             append.recording,
             *((encode(append.mark),) if append.mark else ()),
         )
@@ -216,7 +220,7 @@ class RedisTokenLog:
         record = self._record(job_id, reply) if reply else None
         if record is None:
             return None
-        found = self._foreign.read("answers", keys.state(job_id), lambda: parse_marks(record, _fields(reply)))
+        found = self._foreign.read("answers", keys.state(job_id), lambda: parse_marks(record, to_fields(reply)))
         return found or RequestMarks(record, ())
 
     async def keepsake(self, job_id: str) -> bytes | None:
@@ -269,10 +273,10 @@ class RedisTokenLog:
         """Decode entries, without foreign ones."""
         log = keys.log(job_id).encode()
         places = ((log + b":" + entry, fields) for entry, fields in entries)
-        return self._foreign.read_all("answers", places, _event)
+        return self._foreign.read_all("answers", places, decode_entry)
 
     def _record(self, job_id: str, reply: Sequence[bytes]) -> RequestRecord | None:
-        return self._foreign.read("answers", keys.state(job_id), lambda: _record(job_id, _fields(reply)))
+        return self._foreign.read("answers", keys.state(job_id), lambda: to_record(job_id, to_fields(reply)))
 
     def follow(self, job_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         return follow(self, self._live, job_id, after, idle=idle)
@@ -282,79 +286,5 @@ class RedisTokenLog:
             return await self._script(command, _keys(job_id), *args)
 
 
-def _event(fields: Sequence[bytes]) -> TokenEvent:
-    """Decode an entry. Raises UNREADABLE."""
-    name, data = fields
-    if name != b"e":
-        raise ValueError("not an entry of a token log")
-    return decode_event(data)
-
-
-def _is_whole(events: Sequence[TokenEvent], next_seq: int) -> bool:
-    """Return whether the events cover each seq below `next_seq`."""
-    seq = 0
-    for event in events:
-        if event.seq != seq:
-            return False
-        seq = event.last_seq + 1
-    return seq == next_seq
-
-
 def _keys(job_id: str) -> list[str]:
     return [keys.state(job_id), keys.log(job_id)]
-
-
-def _request_fields(request: Request) -> list[str]:
-    """Return the fields of the state that come from the request, as field, value …"""
-    fields = {
-        "model": request.model,
-        "tenant": request.tenant,
-        "priority": request.priority.value,
-        "created_at": f"{request.created_at:.6f}",
-    }
-    if request.deadline is not None:
-        fields["deadline"] = f"{request.deadline:.6f}"
-    return [part for pair in fields.items() for part in pair]
-
-
-def _pack_ids(prompt: Sequence[int]) -> bytes:
-    """Encode token ids in two or four little-endian bytes each, after a letter that says which."""
-    if not prompt:
-        return b""
-    letter = "H" if max(prompt) < 2**16 else "I"
-    return letter.encode() + struct.pack(f"<{len(prompt)}{letter}", *prompt)
-
-
-def _unpack_ids(data: bytes) -> tuple[int, ...]:
-    letter, ids = data[:1].decode(), data[1:]
-    return struct.unpack(f"<{len(ids) // struct.calcsize('<' + letter)}{letter}", ids) if letter else ()
-
-
-def _fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Return a hash from a script's reply: field, value …"""
-    parts = iter(reply)
-    return dict(zip(parts, parts, strict=True))
-
-
-def _record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
-    state = RequestState(fields[b"state"].decode())
-
-    def time(name: bytes) -> float | None:
-        return float(fields[name]) if name in fields else None
-
-    return RequestRecord(
-        id=job_id,
-        model=fields[b"model"].decode(),
-        tenant=fields[b"tenant"].decode(),
-        priority=PriorityClass(fields[b"priority"].decode()),
-        state=state,
-        created_at=float(fields[b"created_at"]),
-        started_at=time(b"started_at"),
-        first_token_at=time(b"first_token_at"),
-        finished_at=time(b"finished_at"),
-        deadline=time(b"deadline"),
-        prompt_tokens=int(fields.get(b"prompt_tokens", 0)),
-        completion_tokens=int(fields[b"seq"]) - state.terminal,
-        source=fields.get(b"source", b"").decode(),
-        finish=fields.get(b"finish", b"").decode(),
-    )

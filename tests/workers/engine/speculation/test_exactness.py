@@ -21,7 +21,7 @@ from workers.engine.speculation.ngrams import NgramDrafter
 
 PROMPT = tuple(b"the mill by the river, the mill by the ")
 SCHEMA = (
-    '{"type":"object","properties":{"river":{"enum":["Aare","Rhine"]},"mills":{"type":"integer"}},'
+    '{"type":"object","properties":{"river":{"enum":["Rhone","Rhine"]},"mills":{"type":"integer"}},'
     '"required":["river","mills"],"additionalProperties":false}'
 )
 GREEDY = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)

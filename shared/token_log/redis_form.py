@@ -1,0 +1,85 @@
+"""Form of a request and its log in Redis: entries, the fields of the state, token ids."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+
+from shared.protocol import PriorityClass, Request, RequestState, TokenEvent, decode_event
+from shared.token_log.interface import RequestRecord
+
+
+def decode_entry(fields: Sequence[bytes]) -> TokenEvent:
+    """Decode an entry. Raises UNREADABLE."""
+    name, data = fields
+    if name != b"e":
+        raise ValueError("not an entry of a token log")
+    return decode_event(data)
+
+
+def is_whole(events: Sequence[TokenEvent], next_seq: int) -> bool:
+    """Return whether the events cover each seq below `next_seq`."""
+    seq = 0
+    for event in events:
+        if event.seq != seq:
+            return False
+        seq = event.last_seq + 1
+    return seq == next_seq
+
+
+def request_fields(request: Request) -> list[str]:
+    """Return the fields of the state that come from the request, as field, value …"""
+    fields = {
+        "model": request.model,
+        "tenant": request.tenant,
+        "priority": request.priority.value,
+        "created_at": f"{request.created_at:.6f}",
+    }
+    if request.deadline is not None:
+        fields["deadline"] = f"{request.deadline:.6f}"
+    return [part for pair in fields.items() for part in pair]
+
+
+def pack_ids(prompt: Sequence[int]) -> bytes:
+    """Encode token ids in two or four little-endian bytes each, after a letter that says which."""
+    if not prompt:
+        return b""
+    letter = "H" if max(prompt) < 2**16 else "I"
+    return letter.encode() + struct.pack(f"<{len(prompt)}{letter}", *prompt)
+
+
+def unpack_ids(data: bytes) -> tuple[int, ...]:
+    """Decode what `pack_ids` has encoded."""
+    letter, ids = data[:1].decode(), data[1:]
+    return struct.unpack(f"<{len(ids) // struct.calcsize('<' + letter)}{letter}", ids) if letter else ()
+
+
+def to_fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return a hash from a script's reply: field, value …"""
+    parts = iter(reply)
+    return dict(zip(parts, parts, strict=True))
+
+
+def to_record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
+    """Return the record that a state hash holds."""
+    state = RequestState(fields[b"state"].decode())
+
+    def time(name: bytes) -> float | None:
+        return float(fields[name]) if name in fields else None
+
+    return RequestRecord(
+        id=job_id,
+        model=fields[b"model"].decode(),
+        tenant=fields[b"tenant"].decode(),
+        priority=PriorityClass(fields[b"priority"].decode()),
+        state=state,
+        created_at=float(fields[b"created_at"]),
+        started_at=time(b"started_at"),
+        first_token_at=time(b"first_token_at"),
+        finished_at=time(b"finished_at"),
+        deadline=time(b"deadline"),
+        prompt_tokens=int(fields.get(b"prompt_tokens", 0)),
+        completion_tokens=int(fields[b"seq"]) - state.terminal,
+        source=fields.get(b"source", b"").decode(),
+        finish=fields.get(b"finish", b"").decode(),
+    )

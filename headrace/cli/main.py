@@ -9,25 +9,21 @@ from rich.markup import escape
 
 from headrace import __version__
 from headrace.cli import (
-    api_keys,
     batch,
     bench,
     chat,
     config,
-    dead_letters,
     doctor,
     jobs,
     kafka,
     models,
     processes,
     sim,
-    usage,
     verify,
     watermark,
     why,
-    workers,
 )
-from headrace.cli.administration import queues, top
+from headrace.cli.administration import api_keys, dead_letters, queues, top, usage, workers
 from headrace.cli.options import Json, print_json, stderr
 from shared.errors import ConfigError, HeadraceError
 

@@ -1,1 +1,1 @@
-"""Commands that watch and steer a running installation over the admin port."""
+"""Commands that watch and steer an installation: queues, workers, API keys, usage, dead letters."""

@@ -111,6 +111,16 @@ def hf_greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> lis
     return out[0, len(prompt) :].tolist()
 
 
+def hf_agrees(model: PreTrainedModel, prompt: list[int], answer: list[int]) -> bool:
+    """Return whether each token of an answer is transformers' greedy choice after those before it.
+
+    One pass over the whole answer computes what `hf_greedy` computes token by token.
+    """
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + answer])).logits[0]
+    return bool(logits[len(prompt) - 1 : -1].argmax(-1).tolist() == answer)
+
+
 def random_prompts(count: int) -> list[list[int]]:
     """Return `count` prompts of 1 to 60 random bytes, the same ones for the same count."""
     rng = random.Random(count)

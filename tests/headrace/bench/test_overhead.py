@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 
 import pytest
 from rich.console import Console
 
+from headrace.bench.gateway import overhead
 from headrace.bench.gateway.overhead import Overhead, Pair, measure_pair
 from headrace.bench.gateway.overhead_runtimes import EXTRA, Subject, send_in_turn
 from headrace.bench.harness import cpu_contention
@@ -26,19 +28,19 @@ def pair(bare: float, queue: float, *, added: float = 0.005, foreign: float = 0.
 
 def test_medians_are_of_pairs():
     """Given three pairs, one from a slow period of the machine, the ratio is the median of the pairs' ratios."""
-    overhead = Overhead([pair(100, 95, added=0.004), pair(50, 46, added=0.009), pair(100, 90, added=0.006)])
+    found = Overhead([pair(100, 95, added=0.004), pair(50, 46, added=0.009), pair(100, 90, added=0.006)])
 
-    assert overhead.rate_ratio == pytest.approx(0.92)
-    assert overhead.added_ttft == pytest.approx(0.006)
+    assert found.rate_ratio == pytest.approx(0.92)
+    assert found.added_ttft == pytest.approx(0.006)
 
 
 def test_foreign_load_is_reported():
     """Given a pair with foreign load, the report says so, and the pair is neither dropped nor hidden."""
-    overhead = Overhead([pair(100, 95), pair(9, 190, foreign=0.44)])
+    found = Overhead([pair(100, 95), pair(9, 190, foreign=0.44)])
 
-    assert overhead.disturbed == "in 1 of 2 pairs, other processes used the cores (up to 44%)"
-    assert overhead.as_dict()["disturbed"]
-    assert len(overhead.as_dict()["pairs"]) == 2
+    assert found.disturbed == "in 1 of 2 pairs, other processes used the cores (up to 44%)"
+    assert found.as_dict()["disturbed"]
+    assert len(found.as_dict()["pairs"]) == 2
     assert Overhead([pair(100, 95, foreign=0.01)]).disturbed == ""
 
 
@@ -107,11 +109,19 @@ async def test_single_requests_go_to_both_servers_in_turn(server):
         await send_in_turn(targets, work(1))
 
 
+@pytest.fixture(scope="module")
+def stack():
+    """A full stack with the scripted model."""
+    with full_stack("scripted") as running:
+        yield running
+
+
 @pytest.mark.slow
-def test_a_pair_through_the_full_stack():
+def test_a_pair_through_the_full_stack(stack, monkeypatch):
     """Given the scripted model through `headrace up`, equal work is compared, and unequal work is refused."""
     tokens = sum(item.output_tokens for item in make_mix(0))
     console = Console(file=io.StringIO())
+    monkeypatch.setattr(overhead, "full_stack", lambda *_, **__: nullcontext(stack))
 
     def pair_with(tokens: int) -> Pair:
         bare = EngineOnlyRun(tokens, 1000.0, [0.001] * TTFT_REQUESTS, 0.0)
@@ -127,13 +137,12 @@ def test_a_pair_through_the_full_stack():
 
 
 @pytest.mark.slow
-def test_a_pair_of_two_servers():
+def test_a_pair_of_two_servers(stack):
     """Given a server to compare with, both run at once, and the figures of each are its own."""
     console = Console(file=io.StringIO())
 
-    with full_stack("scripted") as other:
-        alone = Target(other.url, "scripted", extra=EXTRA)
-        found = measure_pair(Subject("scripted", alone), "scripted", 0, console)
+    alone = Target(stack.url, "scripted", extra=EXTRA)
+    found = measure_pair(Subject("scripted", alone), "scripted", 0, console)
 
     assert found.bare_rate != found.queue_rate
     assert found.bare_ttft != found.queue_ttft

@@ -66,9 +66,18 @@ def logits(folder: Path, case: Case, names: range, monkeypatch: pytest.MonkeyPat
 
 
 def check(
-    folder: Path, case: Case, quantization: str, monkeypatch: pytest.MonkeyPatch, *, pool: int, alone: int
+    folder: Path,
+    case: Case,
+    quantization: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    pool: int,
+    alone: int,
+    single: int,
 ) -> None:
-    """Compare logits; a pool of `pool` blocks forces preemption, and `alone` requests are also computed alone."""
+    """Compare logits; a pool of `pool` blocks forces preemption, `alone` requests are also
+    computed alone, and `single` ones a token at a time.
+    """
 
     def rows(case: Case, names: range, **settings: Any) -> Rows:
         return logits(folder, case, names, monkeypatch, **KINDS[quantization], block_size=4, **settings)
@@ -78,7 +87,7 @@ def check(
     assert len(together) == len(everyone) * case.length
     others = [rows(case, range(name, name + 1)) for name in range(alone)]
     others += [rows(case, everyone, max_num_batched_tokens=budget) for budget in (16, 256)]
-    others += [rows(case, range(6), max_num_batched_tokens=1)]
+    others += [rows(case, range(single), max_num_batched_tokens=1)]
     others += [rows(case, everyone, max_num_batched_tokens=16, num_kv_blocks=pool)]
     for found in others:
         assert all(torch.equal(row, together[key]) for key, row in found.items())
@@ -103,11 +112,11 @@ def test_tiny_models_are_batch_invariant(
     name: str, quantization: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = make_case(32, vocabulary=256, longest=50, length=16)
-    check(checkpoints(name), case, quantization, monkeypatch, pool=24, alone=4)
+    check(checkpoints(name), case, quantization, monkeypatch, pool=24, alone=4, single=6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_smollm2_is_batch_invariant(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(32, vocabulary=49_000, longest=12, length=6)
-    check(smollm2, case, quantization, monkeypatch, pool=10, alone=1)
+    check(smollm2, case, quantization, monkeypatch, pool=10, alone=1, single=2)

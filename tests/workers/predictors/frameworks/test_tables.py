@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightgbm
 import msgspec
 import numpy as np
 import pytest
-import skops.io
-import xgboost
 from sklearn.base import BaseEstimator
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
@@ -24,6 +21,10 @@ from shared.errors import ConfigError, InvalidRequest
 from shared.repository.spec import DynamicBatching, ModelSpec, TensorSpec
 from workers.predictors.interface import Arrays, Execution
 from workers.predictors.select import module_for
+
+if TYPE_CHECKING:
+    import lightgbm
+    import xgboost
 
 pytestmark = pytest.mark.slow  # the packages take seconds to import
 
@@ -40,6 +41,8 @@ class Foreign(BaseEstimator):  # type: ignore[misc]
 
 
 def sklearn(estimator: Any, repository: Path) -> Path:
+    import skops.io
+
     folder = repository / "1"
     folder.mkdir()
     skops.io.dump(estimator, folder / "model.skops")
@@ -54,6 +57,8 @@ def forest(names: bool = False) -> RandomForestClassifier:
 def xgboost_model(
     repository: Path, name: str = "model.json", rows: Any = slice(None), **params: Any
 ) -> xgboost.Booster:
+    import xgboost
+
     (repository / "1").mkdir()
     given = {"objective": "multi:softprob", "num_class": 3, "max_depth": 2, "nthread": 1, **params}
     booster = xgboost.train(given, xgboost.DMatrix(X[rows], Y[rows]), num_boost_round=3)
@@ -62,6 +67,8 @@ def xgboost_model(
 
 
 def lightgbm_model(repository: Path, rows: Any = slice(None), **params: Any) -> lightgbm.Booster:
+    import lightgbm
+
     (repository / "1").mkdir()
     given = {
         "objective": "multiclass",
@@ -183,6 +190,8 @@ def test_outputs_that_the_estimator_lacks_are_refused(tmp_path: Path, output: st
 
 @pytest.mark.parametrize("name", ["model.json", "model.ubj"])
 def test_xgboost_predicts_as_itself(tmp_path: Path, name: str) -> None:
+    import xgboost
+
     booster = xgboost_model(tmp_path, name)
     found = predict(ModelSpec(name="iris", backend="xgboost"), tmp_path / "1")
     assert np.array_equal(found["output__0"], booster.predict(xgboost.DMatrix(ROWS)))
@@ -215,6 +224,8 @@ def test_scores_have_the_form_that_parameters_ask_for(tmp_path: Path, backend: s
 
 
 def test_files_of_trees_with_a_declared_shape(tmp_path: Path) -> None:
+    import xgboost
+
     booster = xgboost_model(tmp_path, objective="reg:squarederror", num_class=0)
     table = TensorSpec(name="table", datatype="FP64", dims=(-1, 4))
     value = TensorSpec(name="value", datatype="FP64", dims=(-1,))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,6 +102,10 @@ async def test_a_hanging_collector_holds_nothing_up(collector: Collector, monkey
         await opened.close()
     assert [line["event"] for line in lines] == ["traces_not_flushed"]
     assert collector.received == []
+    collector.answering.set()
+    for flushing in [each for each in threading.enumerate() if each.name == "trace-flush"]:
+        await asyncio.to_thread(flushing.join, LIMIT_S)  # it draws random pauses, which other tests would notice
+        assert not flushing.is_alive()
 
 
 class Faulty(SpanExporter):

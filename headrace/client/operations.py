@@ -23,6 +23,7 @@ from headrace.client.stream_readers import (
     json_object,
 )
 from shared.errors import ConfigError, HeadraceError, QueueFull, Unavailable
+from shared.numbers import whole
 
 KEEPALIVE = "keepalive"
 NO_CONTENT = 204
@@ -205,7 +206,7 @@ def segment(name: str) -> str:
 def error_from_reply(reply: Reply, base: str) -> HeadraceError:
     """Return the error of a reply with an error status. A reply of a proxy becomes Unavailable."""
     header = reply.headers.get("retry-after", "")
-    retry_after = float(header) if header.isdecimal() else None
+    retry_after = None if (seconds := whole(header)) is None else float(seconds)
     try:
         body = json_object(reply.content)
     except HeadraceError:

@@ -106,16 +106,17 @@ class EndpointTable:
         self._wider = self._find_wider()
 
     def _find_wider(self) -> frozenset[Endpoint]:
-        """Return the endpoints that change something and have the path of another one with an empty parameter.
+        """Return the endpoints that change all objects, and have the path of one object without its id.
 
-        `DELETE /v1/dead-letters/` without an id must not be `DELETE /v1/dead-letters`, which deletes all.
+        `DELETE /v1/dead-letters/`, where an id is missing, must not be `DELETE /v1/dead-letters`.
         """
         found = set()
         for endpoint in self.endpoints:
             for parameter in PARAMETER.finditer(endpoint.path) if endpoint.method != "GET" else ():
-                rest = endpoint.path[: parameter.start()] + endpoint.path[parameter.end() :]
-                match = self._nearest(endpoint.method, canonical(PARAMETER.sub("x", rest)))
-                found.update([match.endpoint] if match and match.endpoint else [])
+                rest = self._fixed.get(
+                    canonical(endpoint.path[: parameter.start()] + endpoint.path[parameter.end() :])
+                )
+                found.update([rest.methods[endpoint.method]] if rest and endpoint.method in rest.methods else [])
         return frozenset(found)
 
     @cached_property

@@ -5,6 +5,7 @@ Python's int and float also take underscores, spaces, exponents, `nan`, and the 
 
 from __future__ import annotations
 
+import math
 import re
 
 WHOLE = re.compile(r"[0-9]{1,15}")
@@ -19,3 +20,10 @@ def whole(text: str) -> int | None:
 def decimal(text: str) -> float | None:
     """Return a number of ASCII digits, with decimals or without; None for any other text."""
     return float(text) if DECIMAL.fullmatch(text) else None
+
+
+def finite(text: str) -> float:
+    """Return a number in any of Python's spellings. Raises ValueError, also for `nan` and `inf`."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError("not a finite number")
+    return number

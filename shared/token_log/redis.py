@@ -13,6 +13,7 @@ from typing import Any, cast
 from redis.utils import str_if_bytes
 
 from shared.errors import HeadraceError, NotFound
+from shared.numbers import finite
 from shared.protocol import (
     ErrorInfo,
     PriorityClass,
@@ -329,7 +330,7 @@ def _record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
     state = RequestState(fields[b"state"].decode())
 
     def time(name: bytes) -> float | None:
-        return float(fields[name]) if name in fields else None
+        return finite(fields[name].decode()) if name in fields else None
 
     return RequestRecord(
         id=job_id,
@@ -337,7 +338,7 @@ def _record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         tenant=fields[b"tenant"].decode(),
         priority=PriorityClass(fields[b"priority"].decode()),
         state=state,
-        created_at=float(fields[b"created_at"]),
+        created_at=finite(fields[b"created_at"].decode()),
         started_at=time(b"started_at"),
         first_token_at=time(b"first_token_at"),
         finished_at=time(b"finished_at"),

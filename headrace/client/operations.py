@@ -49,7 +49,7 @@ class Operations:
         return self._json(Send("GET", f"/v1/jobs/{segment(job_id)}"))
 
     def timeline(self, job_id: str) -> Flow[Json]:
-        return self._json(Send("GET", f"/v1/jobs/{job_id}/timeline"))
+        return self._json(Send("GET", f"/v1/jobs/{segment(job_id)}/timeline"))
 
     def cancel(self, job_id: str) -> Flow[Json]:
         return self._json(Send("DELETE", f"/v1/jobs/{segment(job_id)}"))

@@ -28,6 +28,7 @@ from shared.kafka import topics
 from shared.kafka.connection import producer, unavailable
 from shared.kafka.message import Outgoing, read_result
 from shared.kafka.message import Record as KafkaRecord
+from shared.numbers import whole
 from shared.schemas.native.jobs import Job
 from shared.settings import Settings
 
@@ -142,12 +143,12 @@ class KafkaLineRunner:
         is_dead_letter = record.topic == topics.DEAD_LETTERS
         event_id = readable_header(record, "ce_id" if is_dead_letter else "ce_subject") or ""
         run, _, number = event_id.rpartition("-")
-        if run != self._run or not number.isdecimal() or not self._is_missing(int(number)):
+        if run != self._run or (line := whole(number)) is None or not self._is_missing(line):
             return
         try:
             found: Answer = error_from_dead_letter(record) if is_dead_letter else read_result(record)
         except HeadraceError as error:
             found = error
-        answer = self._answer(int(number))
+        answer = self._answer(line)
         if not answer.done():
             answer.set_result(found)

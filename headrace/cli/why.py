@@ -26,6 +26,7 @@ STYLES = {
     "lost": ("red", "×"),
     "resuming": ("bright_blue", "▓"),
 }  # color and sign of each phase: a bar can be read without colors too
+UNKNOWN = ("white", "?")  # of a phase that a newer server has
 
 Part = tuple[str, float, str | None]  # name, seconds, worker
 
@@ -70,7 +71,7 @@ def bar(parts: list[Part], width: int) -> Text:
     for name, seconds, _ in parts:
         passed += seconds
         cells = round(width * passed / total) - drawn if total else 0
-        color, sign = STYLES[name]
+        color, sign = STYLES.get(name, UNKNOWN)
         text.append(sign * cells, style=color)
         drawn += cells
     return text
@@ -79,7 +80,7 @@ def bar(parts: list[Part], width: int) -> Text:
 def _print_parts(console: Console, parts: list[Part], total: float) -> None:
     table = plain_table("", "phase", "seconds", "%", "worker")
     for name, seconds, worker in parts:
-        color, sign = STYLES[name]
+        color, sign = STYLES.get(name, UNKNOWN)
         percent = f"{100 * seconds / total:.1f}" if total else ""
         table.add_row(f"[{color}]{sign}[/]", name, f"{seconds:.3f}", percent, escape(worker or ""))
     for column in table.columns[2:4]:

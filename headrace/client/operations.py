@@ -23,6 +23,7 @@ from headrace.client.stream_readers import (
     json_object,
 )
 from shared.errors import ConfigError, HeadraceError, QueueFull, Unavailable
+from shared.numbers import whole
 
 KEEPALIVE = "keepalive"
 NO_CONTENT = 204
@@ -48,7 +49,7 @@ class Operations:
         return self._json(Send("GET", f"/v1/jobs/{segment(job_id)}"))
 
     def timeline(self, job_id: str) -> Flow[Json]:
-        return self._json(Send("GET", f"/v1/jobs/{job_id}/timeline"))
+        return self._json(Send("GET", f"/v1/jobs/{segment(job_id)}/timeline"))
 
     def cancel(self, job_id: str) -> Flow[Json]:
         return self._json(Send("DELETE", f"/v1/jobs/{segment(job_id)}"))
@@ -212,7 +213,7 @@ def segment(name: str) -> str:
 def error_from_reply(reply: Reply, base: str) -> HeadraceError:
     """Return the error of a reply with an error status. A reply of a proxy becomes Unavailable."""
     header = reply.headers.get("retry-after", "")
-    retry_after = float(header) if header.isdecimal() else None
+    retry_after = None if (seconds := whole(header)) is None else float(seconds)
     try:
         body = json_object(reply.content)
     except HeadraceError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.errors import HeadraceError
+from shared.numbers import whole
 
 MAX_FRAME_BYTES = 64 * 2**20
 
@@ -61,6 +62,6 @@ class Parser:
             self._event = value
         elif name == "id":
             self._id = value
-        elif name == "retry" and value.isdecimal():
-            self.retry = int(value) / 1000
+        elif name == "retry" and (milliseconds := whole(value)) is not None:
+            self.retry = milliseconds / 1000
         return None if name else Frame(comment=value)

@@ -42,7 +42,7 @@ buckets; with `vllm`, only that and the metrics of the last table. So Grafana bo
 endpoint picker of the Kubernetes Gateway API find the names that they read. The labels are `model_name` and
 `engine`, which is always `0`; classes are added up. Requests that wait in the queue have no worker yet:
 `vllm:num_requests_waiting` counts those that a worker has pulled. Scale workers by `headrace_queue_waiting` of
-the API instead.
+the API instead, less `headrace_queue_paused`.
 """
 
 

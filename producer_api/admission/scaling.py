@@ -17,7 +17,7 @@ class ClassLoad(msgspec.Struct, frozen=True):
     """Load of one class.
 
     Attributes:
-        waiting: requests in the queue.
+        waiting: requests in the queue that workers may take; what is paused asks for no worker.
         held: requests that workers have taken and not finished.
         oldest_age: of the waiting requests, in seconds; 0 if none waits.
         wait_estimate: seconds until the last waiting request starts, by the recent speed of the workers; at least
@@ -40,6 +40,8 @@ class ModelLoad(msgspec.Struct, frozen=True):
     """Load of one model; the numbers of ClassLoad over all classes, and the following.
 
     Attributes:
+        paused: requests in the queue, besides the waiting ones, that no worker may take: an operator paused the
+            model or their tenants.
         tokens_waiting: estimated tokens of the waiting requests.
         tokens_in_flight: tokens that the workers may still compute for the requests that they hold.
         workers: that are ready.
@@ -51,6 +53,7 @@ class ModelLoad(msgspec.Struct, frozen=True):
 
     model: str
     waiting: int
+    paused: int
     held: int
     tokens_waiting: int
     tokens_in_flight: int
@@ -87,15 +90,16 @@ async def load_of(backend: Backend, catalog: ModelCatalog, model: str, *, defaul
     classes = {priority.value: ClassLoad.from_demand(each) for priority, each in demand.classes.items()}
     workers = [worker for worker in snapshot.workers if worker.model == model]
     seats = info.max_num_seqs or default_seats
-    estimates = [depth.oldest_age, *(each.wait_estimate for each in classes.values())]
-    requests = depth.waiting + depth.held
+    estimates = [depth.open_age, *(each.wait_estimate for each in classes.values())]
+    requests = depth.open + depth.held
     return ModelLoad(
         model=model,
-        waiting=depth.waiting,
+        waiting=depth.open,
+        paused=depth.paused,
         held=depth.held,
-        tokens_waiting=depth.waiting_tokens,
+        tokens_waiting=max(0, depth.waiting_tokens - depth.paused_tokens),
         tokens_in_flight=sum(worker.tokens_in_flight for worker in workers),
-        oldest_age=round(depth.oldest_age, 3),
+        oldest_age=round(depth.open_age, 3),
         wait_estimate=round(max(estimates), 3),
         workers=sum(worker.state == "ready" for worker in workers),
         seats=seats,

@@ -14,10 +14,11 @@ from shared.ledger.types import Standing
 from shared.tracing.trace_context import trace_id_of, valid_traceparent
 from shared.validation.objective import OBJECTIVE_HEADERS
 from shared.validation.ttft_target import HEADERS as TARGET_HEADERS
+from shared.validation.ttft_target import joined
 
 HTTP_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 ROUTE_KEY = b"x-route-key"
-TURN_KEYS = tuple((name, name.encode()) for name in (*TARGET_HEADERS, *OBJECTIVE_HEADERS))
+TURN_KEYS = {name.encode(): name for name in (*TARGET_HEADERS, *OBJECTIVE_HEADERS)}
 IPV6_PREFIX_BITS = 64  # one IPv6 client has a whole network of this prefix
 MAX_PARSED_ADDRESSES = 4096  # cached
 MAX_HOPS = 32  # addresses of X-Forwarded-For to read, starting at the nearest
@@ -35,7 +36,8 @@ class Client:
         http_request_id: the request's `x-request-id`.
         traceparent: W3C's trace context; empty without a valid one.
         route_key: the header x-route-key, by which traffic may be split; empty without it.
-        turn_headers: those of the headers of a target for the first token, and of an objective, that were sent.
+        turn_headers: those of the headers of a target for the first token, and of an objective, that were sent;
+            different values of one are joined.
         standings: the state of the caller's limits after the charge, for the response headers.
     """
 
@@ -71,12 +73,20 @@ class TrustedProxies:
         except ValueError as error:
             raise ConfigError(f"trusted_proxies: {error}", param="trusted_proxies") from None
 
-    def client(self, peer: str, headers: Mapping[bytes, bytes]) -> Client:
-        """Return the client of a request from the address `peer`. A valid `x-request-id` becomes its id."""
+    def client(self, peer: str, sent: Sequence[tuple[bytes, bytes]]) -> Client:
+        """Return the client of a request from the address `peer`. A valid `x-request-id` becomes its id.
+
+        Args:
+            sent: the headers of the request, with lower-case names. Of a repeated one, the last counts.
+        """
+        headers = dict(sent)
         wanted = headers.get(b"x-request-id", b"")
         http_request_id = wanted.decode() if HTTP_REQUEST_ID.fullmatch(wanted) else secrets.token_hex(16)
         route_key = headers.get(ROUTE_KEY, b"").decode("latin-1")
-        turn = {name: headers[key].decode("latin-1") for name, key in TURN_KEYS if key in headers}
+        turn = {
+            TURN_KEYS[key]: joined(value.decode("latin-1") for name, value in sent if name == key)
+            for key in TURN_KEYS.keys() & headers
+        }
         traceparent = valid_traceparent(headers.get(b"traceparent", b"").decode("latin-1"))
         return Client(self._address(peer, headers), http_request_id, traceparent, route_key, turn)
 

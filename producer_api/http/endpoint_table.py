@@ -19,6 +19,7 @@ from producer_api.http.endpoint import Endpoint
 from producer_api.http.errors import NATIVE, ErrorFormat
 
 SLASHES = re.compile("/{2,}")
+PARAMETER = re.compile(r"\{[^}]*\}")
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -102,6 +103,21 @@ class EndpointTable:
         self._resources = tuple(resources.values())
         self._fixed = {each.template: each for each in self._resources if not each.parameters}
         self._templates = tuple(each for each in self._resources if each.parameters)
+        self._wider = self._find_wider()
+
+    def _find_wider(self) -> frozenset[Endpoint]:
+        """Return the endpoints that change all objects, and have the path of one object without its id.
+
+        `DELETE /v1/dead-letters/`, where an id is missing, must not be `DELETE /v1/dead-letters`.
+        """
+        found = set()
+        for endpoint in self.endpoints:
+            for parameter in PARAMETER.finditer(endpoint.path) if endpoint.method != "GET" else ():
+                rest = self._fixed.get(
+                    canonical(endpoint.path[: parameter.start()] + endpoint.path[parameter.end() :])
+                )
+                found.update([rest.methods[endpoint.method]] if rest and endpoint.method in rest.methods else [])
+        return frozenset(found)
 
     @cached_property
     def batchable(self) -> tuple[str, ...]:
@@ -114,13 +130,19 @@ class EndpointTable:
         Args:
             path: as it was sent. A parameter may have any slashes in it, written as %2F.
         """
-        path = unquote(canonical(path))
+        sent, path = unquote(path), unquote(canonical(path))
+        found = self._nearest(method, path)
+        if found is None or (found.endpoint in self._wider and sent != canonical(sent)):
+            return Match(path, self.errors_at(path))
+        return found
+
+    def _nearest(self, method: str, path: str) -> Match | None:
         if (fixed := self._fixed.get(plain := canonical(path))) is not None:
             return fixed.match(method, plain, NO_PARAMETERS)
         for resource in self._templates:
             if (found := resource.regex.match(path)) is not None:
                 return resource.match(method, path, found.groupdict())
-        return Match(path, self.errors_at(path))
+        return None
 
     def errors_at(self, path: str) -> ErrorFormat:
         """Return the error format of the endpoint that shares most leading segments with `path`.

@@ -45,8 +45,7 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        client = self._proxies.client((scope.get("client") or ("",))[0], headers)
+        client = self._proxies.client((scope.get("client") or ("",))[0], scope["headers"])
         state = scope.setdefault("state", {})
         state["match"] = self._endpoints.match(scope["method"], _sent_path(scope))
         scope["path"] = state["match"].path  # so that no inner layer sees another spelling of the same path

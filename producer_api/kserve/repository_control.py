@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from producer_api.admission.deadline import redis_deadline
+from producer_api.auth.principal import Principal
 from producer_api.services import Context
 from shared.errors import ConfigError, InvalidRequest, NotFound, Unavailable
 from shared.protocol import new_job_id
@@ -51,15 +52,17 @@ def unload_order(name: str, *, dependents: bool) -> ModelOrder:
     return ModelOrder(id=new_job_id(), model=_checked(name), action="unload", unload_dependents=dependents)
 
 
-async def carry_out(context: Context, order: ModelOrder) -> None:
+async def carry_out(context: Context, caller: Principal, order: ModelOrder) -> None:
     """Place an order and wait until it was carried out.
 
-    Raises NotFound without a repository; InvalidRequest with the reason for which a model cannot be loaded;
-    Unavailable.
+    Raises PermissionDenied if it reaches a model that the caller may not administer; NotFound without a repository;
+    InvalidRequest with the reason for which a model cannot be loaded; Unavailable.
     """
     async with redis_deadline():
         if context.settings.model_repository is None and not await context.catalog.repository():
             raise NotFound("no worker has a model repository")
+        if order.unload_dependents:
+            await _check_dependents(context, caller, order.model)
         await context.backend.repository.place(order)
     pause, waited = FIRST_PAUSE_S, 0.0
     while waited < RESULT_LIMIT_S:
@@ -74,6 +77,12 @@ async def carry_out(context: Context, order: ModelOrder) -> None:
         waited += pause
         pause = min(2 * pause, LONGEST_PAUSE_S)
     raise Unavailable(f"no worker has finished to {order.action} {order.model!r} yet", retry_after=1)
+
+
+async def _check_dependents(context: Context, caller: Principal, model: str) -> None:
+    status = (await context.catalog.repository()).get(model)
+    for step in status.spec.ensemble if status is not None else ():
+        caller.check_model(step.model_name)
 
 
 async def _wait_for_status(context: Context, order: ModelOrder) -> None:

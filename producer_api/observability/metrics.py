@@ -38,23 +38,34 @@ class Metrics:
         self._log_lines_dropped = meter.values(declared.LOG_LINES_DROPPED)
         self._waiting = meter.values(declared.WAITING)
         self._waiting_tokens = meter.values(declared.WAITING_TOKENS)
+        self._paused = meter.values(declared.PAUSED)
         self._held = meter.values(declared.HELD)
         self._oldest = meter.values(declared.OLDEST)
         self._wait_estimate = meter.values(declared.WAIT_ESTIMATE)
+        self._of_queues = (
+            *(self._waiting, self._waiting_tokens, self._paused),
+            *(self._held, self._oldest, self._wait_estimate),
+        )
         self._workers = meter.values(declared.WORKERS)
         self._worker_exits = meter.values(declared.WORKER_EXITS)
 
     def show_queues(self, depths: Mapping[str, QueueDepth]) -> None:
         """Show the queues of all models."""
-        for family in (self._waiting, self._waiting_tokens, self._held, self._oldest, self._wait_estimate):
+        for family in self._of_queues:
             family.clear()
         for model, depth in depths.items():
             self._waiting.labels(model).set(depth.waiting)
             self._waiting_tokens.labels(model).set(depth.waiting_tokens)
+            self._paused.labels(model).set(depth.paused)
             self._held.labels(model).set(depth.held)
             self._oldest.labels(model).set(depth.oldest_age)
             if depth.wait is not None:
                 self._wait_estimate.labels(model).set(depth.wait)
+
+    def forget_redis(self) -> None:
+        """Show nothing that was read from Redis: what it was says nothing about the present."""
+        for family in (*self._of_queues, self._workers, self._worker_exits):
+            family.clear()
 
     def show_workers(self, workers: Sequence[WorkerInfo], exits: Mapping[tuple[str, str], int]) -> None:
         """Show the workers, and the counts of ended ones by model and cause."""

@@ -16,6 +16,7 @@ from producer_api.http.json_body import json_response
 from producer_api.schemas.administration import GateState, QueueList
 from producer_api.services import Context
 from shared.accounts.api_keys import ApiKeys
+from shared.accounts.scopes import TENANT
 from shared.errors import ModelNotFound, NotFound
 from shared.queue.survey import Gate, QueueSurvey, QueueView, view_of
 
@@ -110,12 +111,18 @@ async def check_queue(context: Context, name: str, caller: Principal) -> None:
 
 
 async def _check_tenant(context: Context, name: str, tenant: str) -> None:
-    """Raise NotFound for a tenant that owns no API key, and of which the queue knows nothing."""
-    if tenant == ANONYMOUS.tenant and not context.settings.auth:
+    """Raise NotFound for a tenant that owns no API key, and of which the queue knows nothing.
+
+    With JWTs, it may be any valid name: only their issuer knows which tenants there are.
+    """
+    settings = context.settings
+    if tenant == ANONYMOUS.tenant and not settings.auth:
+        return
+    if settings.auth and settings.jwt_jwks is not None and TENANT.fullmatch(tenant):
         return
     if await context.backend.queues.knows(name, tenant):
         return
-    if context.settings.auth and await ApiKeys(context.database, b"").list(tenant=tenant):
+    if settings.auth and await ApiKeys(context.database, b"").list(tenant=tenant):
         return
     raise NotFound(f"the queue of {name} has no requests of the tenant {tenant[:128]!r}, which owns no API key")
 

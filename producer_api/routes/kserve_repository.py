@@ -62,7 +62,9 @@ async def cuda_memory(region: str = "") -> Response:
 
 
 async def _carry_out(context: Context, request: Request, order: ModelOrder) -> Response:
-    await context.open_answers.run(carry_out(context, order), disconnect(request.receive), resumable=False)
+    await context.open_answers.run(
+        carry_out(context, request.state.facts.caller, order), disconnect(request.receive), resumable=False
+    )
     return Response(media_type="application/json")
 
 

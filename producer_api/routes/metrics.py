@@ -9,14 +9,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from producer_api.admission.deadline import redis_deadline
+from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.services import Context
-from shared.errors import Unavailable
+from shared.errors import PermissionDenied, Unavailable
 
 log = structlog.get_logger(__name__)
 
 
-async def metrics(context: Context) -> Response:
+async def metrics(context: Context, caller: Principal) -> Response:
+    if caller.scopes.models is not None:
+        raise PermissionDenied("this key may use some models only, and the metrics are those of all models")
     await _measure(context)
     return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -33,7 +36,7 @@ async def _measure(context: Context) -> None:
         context.metrics.redis_up.set(1)
     except Unavailable as error:
         context.metrics.redis_up.set(0)
-        context.metrics.show_queues({})  # what they were says nothing about the present
+        context.metrics.forget_redis()
         log.warning("queues_not_measured", error=error.message)
 
 

@@ -111,7 +111,7 @@ def address_of(peer: str) -> str:
     return place.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
 
 
-def metadata_headers(rpc: RpcContext) -> dict[bytes, bytes]:
+def metadata_headers(rpc: RpcContext) -> list[tuple[bytes, bytes]]:
     """Return the metadata of a call as HTTP headers."""
     found: Sequence[tuple[str, Any]] = tuple(rpc.invocation_metadata() or ())
-    return {key.encode(): value.encode() for key, value in found if isinstance(value, str)}
+    return [(key.encode(), value.encode()) for key, value in found if isinstance(value, str)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from producer_api.admission.scaling import ModelLoad
 from shared.errors import InvalidRequest
+from shared.numbers import decimal
 from shared.protocol import PriorityClass
 
 MIN_TARGET, MAX_NUMBER = 0.001, 1e12  # KEDA counts thousandths
@@ -85,11 +85,9 @@ def _priority(name: str) -> PriorityClass | None:
 
 def _number(metadata: Mapping[str, str], name: str, *, least: float = 0.0) -> float:
     """Return a number of the metadata. Raises InvalidRequest that names it."""
-    text = metadata[name]
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value <= MAX_NUMBER:
-        raise InvalidRequest(f"{name} must be a number from {least:g} to 1e12, got {text[:64]!r}", param=name)
+    value = decimal(text := metadata[name])
+    if value is None or not least <= value <= MAX_NUMBER:
+        raise InvalidRequest(
+            f"{name} must be a decimal number from {least:g} to {MAX_NUMBER:.0f}, got {text[:64]!r}", param=name
+        )
     return value

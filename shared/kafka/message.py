@@ -8,7 +8,7 @@ Reference: CloudEvents 1.0.2, "Kafka Protocol Binding", and W3C "Trace Context".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
@@ -35,7 +35,7 @@ from shared.schemas.unknown_fields import ignored_fields
 from shared.tracing.trace_context import valid_traceparent
 from shared.validation.request_limits import Limits, check_request, fit_to_model
 from shared.validation.schema_check import NOT_HELD, not_held
-from shared.validation.ttft_target import TARGET_HEADERS, with_target
+from shared.validation.ttft_target import TARGET_HEADERS, joined, with_target
 
 REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"
@@ -99,15 +99,17 @@ class Record:
 
     def header(self, name: str) -> str | None:
         """Return the first header of that name. Raises InvalidRequest if it is too long or not text."""
-        value = next((value for key, value in self.headers if key.lower() == name), None)
-        if value is None:
-            return None
-        if len(value) > MAX_HEADER_BYTES:
-            raise InvalidRequest(f"the header {name} must not exceed {MAX_HEADER_BYTES} bytes", param=name)
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise InvalidRequest(f"the header {name} must be UTF-8", param=name) from None
+        return next(self.header_values(name), None)
+
+    def header_values(self, name: str) -> Iterator[str]:
+        """Yield the values of all headers of that name. Raises InvalidRequest as `header` does."""
+        for value in (value for key, value in self.headers if key.lower() == name):
+            if len(value) > MAX_HEADER_BYTES:
+                raise InvalidRequest(f"the header {name} must not exceed {MAX_HEADER_BYTES} bytes", param=name)
+            try:
+                yield value.decode()
+            except UnicodeDecodeError:
+                raise InvalidRequest(f"the header {name} must be UTF-8", param=name) from None
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def _complete(body: KafkaRequest, record: Record, event_id: str | None, now: flo
         name = ("event", body.tenant, event_id)
     digest = hashlib.sha256(msgspec.json.encode(name)).digest()
     seed = int.from_bytes(digest[16:24]) >> 1 if body.given_seed is None else body.given_seed
-    target = {each: value for each in TARGET_HEADERS if (value := record.header(each)) is not None}
+    target = {each: joined(values) for each in TARGET_HEADERS if (values := [*record.header_values(each)])}
     draft = with_target(body.to_request(body.tenant), target)
     return msgspec.structs.replace(
         draft,

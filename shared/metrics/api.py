@@ -64,6 +64,12 @@ WAITING = Declaration("gauge", "headrace_queue_waiting", "Requests in the queue"
 WAITING_TOKENS = Declaration(
     "gauge", "headrace_queue_waiting_tokens", "Estimated tokens of the requests in the queue", ("model",)
 )
+PAUSED = Declaration(
+    "gauge",
+    "headrace_queue_paused",
+    "Requests in the queue that no worker may take, because the model or their tenants are paused",
+    ("model",),
+)
 HELD = Declaration("gauge", "headrace_queue_held", "Requests held by workers", ("model",))
 OLDEST = Declaration("gauge", "headrace_queue_oldest_age_seconds", "Age of the oldest waiting request", ("model",))
 WAIT_ESTIMATE = Declaration(
@@ -83,5 +89,16 @@ WORKER_EXITS = Declaration(
 
 API = (
     *(REQUESTS, REFUSALS, LIMITED, DUPLICATES, TOKENS, FIRST, BETWEEN, WHOLE, USAGE_RECORDS, OPEN_STREAMS),
-    *(LOG_LINES_DROPPED, REDIS_UP, WAITING, WAITING_TOKENS, HELD, OLDEST, WAIT_ESTIMATE, WORKERS, WORKER_EXITS),
+    *(
+        LOG_LINES_DROPPED,
+        REDIS_UP,
+        WAITING,
+        WAITING_TOKENS,
+        PAUSED,
+        HELD,
+        OLDEST,
+        WAIT_ESTIMATE,
+        WORKERS,
+        WORKER_EXITS,
+    ),
 )

@@ -27,16 +27,30 @@ local function drain_refusal(tenant)
   if tenant_gate == 'draining' then return { 4, '' } end
 end
 
--- -> how many waiting requests no worker may take; without those of the class `except`, if it is given
+-- -> how many waiting requests of a class no worker may take
+local function paused_in(class)
+  if paused.all then return number('n#' .. class) end
+  local sum = 0
+  for tenant in pairs(paused.tenants) do sum = sum + redis.call('ZCARD', lane_of(class, tenant)) end
+  return sum
+end
+
+-- -> the same of all classes but one
 local function count_paused(except)
   local sum = 0
-  for class = 1, CLASSES do
-    if class ~= except and paused.all then sum = sum + number('n#' .. class) end
-    for tenant in pairs(class ~= except and not paused.all and paused.tenants or {}) do
-      sum = sum + redis.call('ZCARD', lane_of(class, tenant))
-    end
-  end
+  for class = 1, CLASSES do sum = sum + (class ~= except and paused_in(class) or 0) end
   return sum
+end
+
+-- -> requests that are paused, and their tokens, with those on their way
+local function charge_of_paused()
+  if paused.all then return number('n'), number('t') end
+  local requests, tokens = 0, 0
+  for tenant in pairs(paused.tenants) do
+    read_tenant(tenant)
+    requests, tokens = requests + number('n:' .. tenant), tokens + number('t:' .. tenant)
+  end
+  return requests, tokens
 end
 
 -- No lane of a class is open: its tenants are paused, or its lanes were deleted. The class gains nothing by a pause: it

@@ -128,8 +128,12 @@ class Lost(NamedTuple):
 class QueueDepth:
     """A model's waiting requests, their tokens, its held requests, and the oldest waiting one's age in seconds.
 
-    `wait`: estimated seconds until workers take the last waiting request, at the recent rate; None while requests
-    wait and no rate is known.
+    Attributes:
+        wait: estimated seconds until workers take the last waiting request, at the recent rate; None while requests
+            wait and no rate is known.
+        paused, paused_tokens: those of the waiting requests, and of their tokens, that no worker may take, because
+            an operator paused the model or their tenants.
+        open_age: age of the oldest waiting request that workers may take.
     """
 
     waiting: int
@@ -137,6 +141,14 @@ class QueueDepth:
     held: int
     oldest_age: float
     wait: float | None = None
+    paused: int = 0
+    paused_tokens: int = 0
+    open_age: float = 0.0
+
+    @property
+    def open(self) -> int:
+        """Waiting requests that workers may take."""
+        return max(0, self.waiting - self.paused)
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,8 @@ class ClassDemand:
     """Requests of one class of a model.
 
     Attributes:
-        oldest_age: of those that wait, in seconds; 0 if none does.
+        waiting: those that workers may take; paused ones do not count.
+        oldest_age: of the oldest of these, in seconds; 0 without one.
         rate: requests that workers recently took per second; 0 if it is unknown.
     """
 

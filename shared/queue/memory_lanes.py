@@ -225,11 +225,7 @@ class ModelQueue:
 
     def available(self) -> int:
         """Return how many waiting requests are not paused."""
-        if self.gates.get("") == "paused":
-            return 0
-        return len(self.waiting()) - sum(
-            len(self.waiting(tenant)) for tenant, gate in self.gates.items() if gate == "paused"
-        )
+        return len(self._open())
 
     def catch_up(self, tenant: str) -> None:
         """Resume the lanes of a tenant where those of the others are: it gains nothing by having been paused."""
@@ -257,18 +253,36 @@ class ModelQueue:
         ]
         known = all(speed for _, speed in speeds)
         wait = max((waiting / speed for waiting, speed in speeds), default=0.0) if known else None
-        tokens = sum(item.cost for item in items)
-        return interface.QueueDepth(len(items), tokens, len(self.held), now - oldest, wait)
+        tokens, open_items = sum(item.cost for item in items), self._open()
+        return interface.QueueDepth(
+            len(items),
+            tokens,
+            len(self.held),
+            now - oldest,
+            wait,
+            len(items) - len(open_items),
+            tokens - sum(item.cost for item in open_items),
+            now - min((item.born for item in open_items), default=now),
+        )
+
+    def _open(self, priority: PriorityClass | None = None) -> list[Waiting]:
+        """Return the waiting requests that are not paused, of one class or of all."""
+        return [
+            item
+            for each in ([priority] if priority else self.classes)
+            for tenant, lane in self.classes[each].lanes.items()
+            if "paused" not in (self.gates.get(""), self.gates.get(tenant))
+            for item in lane.requests.values()
+        ]
 
     def demand(self, now: float) -> interface.Demand:
         held = Counter(each.priority for each in self.held.values())
         found: dict[PriorityClass, interface.ClassDemand] = {}
-        for priority, lanes in self.classes.items():
-            oldest = min(
-                (item.born for lane in lanes.lanes.values() for item in lane.requests.values()), default=now
-            )
+        for priority in self.classes:
+            items = self._open(priority)
+            oldest = min((item.born for item in items), default=now)
             speed = self.rate.requests_per_s(now, priority)
-            found[priority] = interface.ClassDemand(lanes.waiting, held[priority], now - oldest, speed)
+            found[priority] = interface.ClassDemand(len(items), held[priority], now - oldest, speed)
         return interface.Demand(self.depth(now), found)
 
     def survey_lane(self, priority: PriorityClass, tenant: str, served: Served) -> LaneSurvey:

@@ -185,8 +185,10 @@ class RedisStreams:
         return (await self.demand(model)).depth
 
     async def demand(self, model: str) -> Demand:
-        (waiting, tokens, held, age_ms, wait), classes = await self._run("demand", model)
-        depth = QueueDepth(waiting, tokens, held, age_ms / 1000, float(wait) if wait else None)
+        total, classes = await self._run("demand", model)
+        waiting, tokens, held, age_ms, wait, paused, paused_tokens, open_ms = total
+        seconds = float(wait) if wait else None
+        depth = QueueDepth(waiting, tokens, held, age_ms / 1000, seconds, paused, paused_tokens, open_ms / 1000)
         return Demand(
             depth,
             {

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from shared.errors import ConfigError
+from shared.numbers import whole
 
 Host = tuple[str, int]
 Kind = Literal["server", "socket", "sentinel", "cluster"]
@@ -116,7 +117,7 @@ def _authority(parts: SplitResult, kind: Kind) -> tuple[dict[str, str], tuple[Ho
 
 
 def _host(text: str, default: int, number: int) -> Host:
-    found = re.fullmatch(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]:\s]+)(:(?P<port>\d{1,5}))?", text)
+    found = re.fullmatch(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]:\s]+)(:(?P<port>[0-9]{1,5}))?", text)
     port = int(found["port"] or default) if found else 0
     if not found or not 1 <= port <= 65535:
         raise _wrong(f"host {number} must have the form host:port, with a port from 1 to 65535")
@@ -135,7 +136,7 @@ def _path(path: str, kind: Kind) -> tuple[dict[str, Any], str]:
         if not parts:
             raise _wrong("Sentinel needs the name of the master: redis+sentinel://host:26379/service")
         service = parts.pop(0)
-    if len(parts) > 1 or (parts and not parts[0].isdecimal()):
+    if len(parts) > 1 or (parts and whole(parts[0]) is None):
         raise _wrong("the database after the last / must be a number")
     database = int(parts[0]) if parts else 0
     if kind == "cluster" and database:
@@ -168,9 +169,9 @@ def _cert_reqs(text: str) -> str:
 
 
 def _database(text: str) -> int:
-    if not text.isdecimal():
+    if (number := whole(text)) is None:
         raise ValueError("must be a number")
-    return int(text)
+    return number
 
 
 _TLS: Mapping[str, Callable[[str], Any]] = {

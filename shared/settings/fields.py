@@ -286,7 +286,7 @@ class Settings(
     kafka_ssl_keyfile: Path | None = Field(None, description="private key of the client certificate")
     kafka_api_version: str | None = Field(
         None,
-        pattern=r"^\d+(\.\d+){1,2}$",
+        pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}$",
         description="version of the Kafka protocol; default: negotiated with the brokers",
     )
 

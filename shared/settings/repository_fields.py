@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, field_validator
 
 ModelControl = Literal["none", "poll", "explicit"]
 UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[kmgt]ib|)", re.IGNORECASE)
+AMOUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(%|[kmgt]ib|)", re.IGNORECASE)
 
 
 def parse_memory(text: str) -> tuple[float, bool]:

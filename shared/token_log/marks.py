@@ -14,6 +14,8 @@ from shared.protocol import RunMark, Stay
 from shared.token_log.interface import RequestMarks, RequestRecord, Run
 
 MAX_RUNS = 16  # that are kept: the first, and the last of the others
+MAX_WORKER_CHARS = 256
+MAX_TIME = 1e12  # in seconds since the epoch
 
 _mark_decoder = msgspec.json.Decoder(RunMark)
 _stay_decoder = msgspec.json.Decoder(Stay)
@@ -26,21 +28,32 @@ def parse_marks(record: RequestRecord, fields: Mapping[bytes, bytes]) -> Request
         if name.startswith(b"run:"):
             epoch = int(name[4:])
             acquired, attempt, seq, logged, worker = value.decode().split(" ", 4)
-            runs[epoch] = Run(epoch, worker, float(acquired), int(attempt), int(seq), _time(logged))
+            if len(worker) > MAX_WORKER_CHARS or not worker.isprintable():
+                raise ValueError("not a worker's id")
+            runs[epoch] = Run(epoch, worker, _time(acquired), int(attempt), int(seq), _time_or_none(logged))
+    if len(runs) > MAX_RUNS:
+        raise ValueError("more runs than are kept")
     for epoch, run in runs.items():
         if first := fields.get(b"first:%d" % epoch):
-            run.first_append_at = float(first)
+            run.first_append_at = _time(first.decode())
         if mark := fields.get(b"mark:%d" % epoch):
             at, content = mark.split(b" ", 1)
-            run.marked_at, run.mark = float(at), _mark_decoder.decode(content)
+            run.marked_at, run.mark = _time(at.decode()), _mark_decoder.decode(content)
     stay = fields.get(b"stay")
     return RequestMarks(
         record,
         tuple(runs[epoch] for epoch in sorted(runs)),
         _stay_decoder.decode(stay) if stay else None,
-        _time(fields.get(b"logged_at", b"").decode()),
+        _time_or_none(fields.get(b"logged_at", b"").decode()),
     )
 
 
-def _time(text: str) -> float | None:
-    return float(text) if text and text != "-" else None
+def _time(text: str) -> float:
+    """Return a time in seconds. Raises ValueError, also for `nan` and numbers that no clock shows."""
+    if not 0 <= (time := float(text)) < MAX_TIME:
+        raise ValueError("not a time")
+    return time
+
+
+def _time_or_none(text: str) -> float | None:
+    return _time(text) if text and text != "-" else None

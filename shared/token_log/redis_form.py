@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
+from shared.numbers import finite
 from shared.protocol import PriorityClass, Request, RequestState, TokenEvent, decode_event
 from shared.token_log.interface import RequestRecord
 
@@ -65,7 +66,7 @@ def to_record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
     state = RequestState(fields[b"state"].decode())
 
     def time(name: bytes) -> float | None:
-        return float(fields[name]) if name in fields else None
+        return finite(fields[name].decode()) if name in fields else None
 
     return RequestRecord(
         id=job_id,
@@ -73,7 +74,7 @@ def to_record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         tenant=fields[b"tenant"].decode(),
         priority=PriorityClass(fields[b"priority"].decode()),
         state=state,
-        created_at=float(fields[b"created_at"]),
+        created_at=finite(fields[b"created_at"].decode()),
         started_at=time(b"started_at"),
         first_token_at=time(b"first_token_at"),
         finished_at=time(b"finished_at"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -16,6 +16,14 @@ HEADERS = (*TARGET_HEADERS, POLICY_HEADER)
 BEST_EFFORT, REFUSE = "best-effort", "refuse"
 MAX_TARGET_MS = 3_600_000
 INTEGER = re.compile(r"[0-9]{1,7}", re.ASCII)
+
+
+def joined(values: Iterable[str]) -> str:
+    """Return the value of a header that was sent with these values: different ones together, separated by commas.
+
+    RFC 9110, 5.3. So no one value of several counts unseen: a number that is sent twice is no number.
+    """
+    return ", ".join(dict.fromkeys(values))
 
 
 def with_turn_of(request: Request, draft: Request) -> Request:

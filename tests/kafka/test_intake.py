@@ -31,7 +31,7 @@ from tests.support.kafka_mock import environment, headrace
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import GatedEngine
 from workers.kafka.consumer_thread import ConsumerThread
-from workers.kafka.intake import KafkaIntake
+from workers.kafka.intake import MAX_BATCH, KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
 from workers.kafka.transactional_writer import TransactionalWriter
 from workers.scripted_engine import ScriptedTokenizer, expected, text_of
@@ -210,6 +210,23 @@ async def test_the_intake_waits_for_a_closed_queue(bench: Bench, backend: Backen
         await backend.queues.set_gate(bench.model, "open")
         results = await bench.results_by_event(5)
     assert [len(results[f"e{i}"]) for i in range(5)] == [1] * 5
+
+
+@pytest.mark.slow
+async def test_a_closed_tenant_holds_up_no_other(bench: Bench, backend: Backend) -> None:
+    """Given more records of a draining tenant than a batch and the window have, those behind them have results."""
+    bench.settings = bench.settings.model_copy(update={"kafka_window": 8})
+    await backend.queues.set_gate(bench.model, "draining", "closed")
+    closed = [bench.ask("x", event_id=f"c{i}", tenant="closed") for i in range(MAX_BATCH + 2)]
+    others = [bench.ask("x", event_id=f"o{i}", tenant="other") for i in range(10)]
+    await bench.asend(*(replace(record, key=b"one") for record in [*closed, *others]))
+    async with bench.worker():
+        results = await bench.results_by_event(len(others))
+        assert {name: len(jobs) for name, jobs in results.items()} == {f"o{i}": 1 for i in range(10)}
+        await backend.queues.set_gate(bench.model, "open", "closed")
+        results = await bench.results_by_event(len(others) + len(closed))
+    assert {len(jobs) for jobs in results.values()} == {1}
+    assert len(results) == len(others) + len(closed)
 
 
 @pytest.mark.slow

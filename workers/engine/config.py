@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 
 from shared.errors import ConfigError
+from shared.numbers import whole
 from shared.settings import QuantizationName, ReasoningParserName, Settings, SpeculationMode, user_folder
 from workers.engine.quantization.formats import FORMATS
 from workers.engine.sampling.watermark import GreenListMark, TokenMark, make_mark
@@ -126,7 +127,7 @@ class EngineConfig:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         kind, _, index = self.device.partition(":")
-        if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        if kind not in ("cpu", "cuda") or (index and whole(index) is None):
             raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {self.device}", param="device")
         if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
             raise ConfigError(f"device {self.device} does not exist on this machine", param="device")

@@ -90,7 +90,7 @@ class ConsumerThread(threading.Thread):
         self._finished: list[FinishedRecord] = []
         self._transaction_lock = threading.Lock()  # partitions are revoked between transactions, not during one
         self._finished_lock = threading.Lock()
-        self._lanes_full = False
+        self._lanes_full, self._set_aside = False, 0
         self._draining = threading.Event()
         self._stopping = threading.Event()
         self._report_at = 0.0
@@ -102,9 +102,14 @@ class ConsumerThread(threading.Thread):
         with self._finished_lock:
             self._finished.extend(done)
 
-    def set_lanes_full(self, full: bool) -> None:
-        """Pause or resume the topic of requests; it is paused while the lanes of the queue are full."""
-        self._lanes_full = full
+    def set_lanes_full(self, full: bool, *, set_aside: int = 0) -> None:
+        """Pause or resume the topic of requests; it is paused while the lanes of the queue are full.
+
+        Args:
+            set_aside: records of the topic that wait for room of their tenants. They do not count in the window, so
+                that those of other tenants pass them, as far as the metadata of their partition allows.
+        """
+        self._lanes_full, self._set_aside = full, set_aside
 
     def drain(self) -> None:
         """Stop taking records."""
@@ -185,6 +190,7 @@ class ConsumerThread(threading.Thread):
         room = dict.fromkeys((False, True), self._settings.kafka_window)
         for partition, each in offsets.items():
             room[self._is_api_topic(partition)] -= each.unfinished
+        room[False] = min(room[False] + self._set_aside, self._settings.kafka_window)
         paused, allowed = kafka.paused(), []
         for partition in kafka.assignment():
             own_room = offsets[partition].room if partition in offsets else self._settings.kafka_window

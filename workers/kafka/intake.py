@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from shared.backend import Backend
-from shared.errors import HeadraceError, PayloadTooLarge, QueueFull, Unavailable
+from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
 from shared.kafka.message import Order, Outgoing, dead_letter, read_request, result_record
 from shared.ledger.store import Behind, Ledger
 from shared.ledger.types import Charge, Entry
@@ -36,11 +36,13 @@ from shared.validation.request_limits import Limits
 from workers.engine.stage import Stage
 from workers.kafka.consumer_thread import ConsumerThread, FinishedRecord, TakenRecord
 from workers.kafka.metrics import KafkaMetrics
+from workers.kafka.refusals import Refusals
 
 RECHECK_INTERVAL_S = 5.0  # between checks of all requests in flight, for ends whose notification was lost
 RETRY_PAUSE_S = 0.25
 RESULT_TOO_LONG = PayloadTooLarge("the result is too long for its topic; read it through the job's links")
 MAX_BATCH = 64  # requests published or answers read in one call
+MAX_SET_ASIDE_BYTES = 2**26  # of records that wait for room, which leave the window to others
 
 log = structlog.get_logger(__name__)
 
@@ -234,22 +236,36 @@ class KafkaIntake:
         return replace(item, order=replace(item.order, request=request), span=span)
 
     async def _publish(self) -> bool:
-        """Publish requests as far as the lanes have room. Return False if some must wait."""
-        while self._to_publish:
-            batch = list(itertools.islice(self._to_publish, MAX_BATCH))
-            await self._charge_usage(batch)
-            places = await self._backend.transport.publish_many([item.order.request for item in batch])
-            for _ in batch:
-                self._to_publish.popleft()
-            refused = [item for item, place in zip(batch, places, strict=True) if isinstance(place, HeadraceError)]
-            self._to_publish.extendleft(reversed(refused))
-            for item, place in zip(batch, places, strict=True):
-                if item.span is not None and isinstance(place, Ticket):
-                    item.span.end()
-            self._consumer.set_lanes_full(any(isinstance(place, QueueFull) for place in places))
-            if refused:
-                return False
-        return True
+        """Publish requests as far as the lanes have room. Return False if some must wait.
+
+        What refuses one holds up only those whom it concerns: it may last as long as a queue drains.
+        """
+        refusals, waiting = Refusals(), list[_InFlight]()
+        try:
+            while self._to_publish:
+                batch = list(itertools.islice(self._to_publish, MAX_BATCH))
+                tried = [item for item in batch if not refusals.concern(item.order)]
+                places = await self._place(tried)
+                for _ in batch:
+                    self._to_publish.popleft()
+                for item, place in zip(tried, places, strict=True):
+                    refusals.note(item.order, place)
+                placed = {id(item) for item, place in zip(tried, places, strict=True) if isinstance(place, Ticket)}
+                waiting += [item for item in batch if id(item) not in placed]
+        finally:
+            self._to_publish.extendleft(reversed(waiting))
+        self._consumer.set_lanes_full(refusals.whole_model, set_aside=_set_aside(waiting))
+        return not waiting
+
+    async def _place(self, items: Sequence[_InFlight]) -> Sequence[Ticket | HeadraceError]:
+        if not items:
+            return ()
+        await self._charge_usage(items)
+        places = await self._backend.transport.publish_many([item.order.request for item in items])
+        for item, place in zip(items, places, strict=True):
+            if item.span is not None and isinstance(place, Ticket):
+                item.span.end()
+        return places
 
     async def _charge_usage(self, items: Sequence[_InFlight]) -> None:
         """Charge requests to the usage ledger, except those that the API has charged. Raises Unavailable."""
@@ -311,6 +327,12 @@ class KafkaIntake:
         order, truncated = item.order, partial(_result_without_answer, item.order, record)
         job = Job.ended(record, answer, self._model.fingerprint or None)
         return FinishedRecord(item.taken, result_record(order, job), truncated)
+
+
+def _set_aside(waiting: Sequence[_InFlight]) -> int:
+    """Return how many of the requests that wait for room are small enough together to be kept beside the window."""
+    own = [len(item.taken.record.value) for item in waiting if not item.order.by_api]
+    return sum(size <= MAX_SET_ASIDE_BYTES for size in itertools.accumulate(own))
 
 
 def _result_without_answer(order: Order, record: RequestRecord) -> Outgoing:

@@ -31,7 +31,7 @@ async def wait_for_requests(backend: Backend, model: str) -> None:
 
 async def _is_demanded(backend: Backend, model: str) -> bool:
     depth = await backend.transport.depth(model)
-    if not (depth.waiting or depth.held):
+    if not (depth.open or depth.held):  # what is paused asks for no worker
         return False
     workers = await backend.registry.workers()
     return not any(worker.model == model and worker.state in ("loading", "ready") for worker in workers)

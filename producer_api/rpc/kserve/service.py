@@ -130,7 +130,7 @@ class KServe:
         make = partial(load_order, message.model_name, plain(message.parameters))
         async with self._audited(call, "Load", message.model_name):
             call.caller.check_model(message.model_name)
-            await self._carry_out(await call.off_loop(make))
+            await self._carry_out(call, await call.off_loop(make))
         await call.write(pb.RepositoryModelLoadResponse())
 
     async def _unload(self, call: Call) -> None:
@@ -141,7 +141,7 @@ class KServe:
             raise InvalidRequest("unload_dependents must be true or false", param="unload_dependents")
         async with self._audited(call, "Unload", message.model_name):
             call.caller.check_model(message.model_name)
-            await self._carry_out(unload_order(message.model_name, dependents=dependents))
+            await self._carry_out(call, unload_order(message.model_name, dependents=dependents))
         await call.write(pb.RepositoryModelUnloadResponse())
 
     def _audited(self, call: Call, change: str, model: str) -> AbstractAsyncContextManager[Outcome]:
@@ -170,8 +170,8 @@ class KServe:
     async def _find(self, call: Call, name: str, version: str) -> ServedModel:
         return await find(self._context, call.caller, name, version)
 
-    async def _carry_out(self, order: ModelOrder) -> None:
-        await attend(self._context, carry_out(self._context, order), resumable=False)
+    async def _carry_out(self, call: Call, order: ModelOrder) -> None:
+        await attend(self._context, carry_out(self._context, call.caller, order), resumable=False)
 
 
 def _memory(kind: str, method: str) -> Callable[[Call], Any]:

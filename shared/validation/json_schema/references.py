@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from shared.numbers import whole
 from shared.validation.json_schema.parsing import Schema
 
 MAX_HOPS = 16  # references that lead to another reference, when an option of oneOf is resolved
@@ -68,8 +69,8 @@ class References:
             name = part.replace("~1", "/").replace("~0", "~")
             if isinstance(found, dict) and name in found:
                 found = found[name]
-            elif isinstance(found, list) and name.isascii() and name.isdigit() and int(name) < len(found):
-                found = found[int(name)]
+            elif isinstance(found, list) and (index := whole(name)) is not None and index < len(found):
+                found = found[index]
             else:
                 return None
         return found

@@ -40,6 +40,7 @@ def test_a_bar_has_cells_in_proportion_to_time() -> None:
     assert bar(parts_of(TIMELINE), 20).plain == "░" * 4 + "█" * 12 + "▒" * 4
     assert bar([("queued", 1.0, None), ("decode", 2.0, None)], 10).plain == "░" * 3 + "█" * 7
     assert bar([], 10).plain == ""
+    assert bar([("new", 1.0, None), ("decode", 1.0, None)], 4).plain == "??██"
 
 
 def test_why_prints_the_sentence_the_bar_and_the_events(server: None) -> None:

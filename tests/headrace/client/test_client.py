@@ -363,3 +363,15 @@ def test_what_json_cannot_express_is_refused_before_it_is_sent(value: object) ->
 
     with pytest.raises(InvalidRequest, match="cannot be sent as JSON"):
         asyncio.run(submit())
+
+
+@pytest.mark.parametrize("name", ["job", "timeline", "cancel", "dead_letter", "remove"])
+def test_an_id_is_one_segment_of_its_path(name: str) -> None:
+    """Given an id with slashes and dots, or an empty one, no other path is asked for."""
+    operation = getattr(Operations(Replicas(("http://a",)), 1.0, Clock()), name)
+    for job_id, written in (("../../health", "..%2F..%2Fhealth"), ("..", "%2E%2E"), ("a?b#c", "a%3Fb%23c")):
+        sent = next(operation(job_id))
+        assert isinstance(sent, Send)
+        assert written in sent.url.split("/")
+    with pytest.raises(ConfigError, match="must not be empty"):
+        operation("")

@@ -88,6 +88,27 @@ async def test_parts_of_one_body_share_its_target(client: httpx.AsyncClient, bac
     assert (await backend.transport.depth(MODEL)).waiting == 0
 
 
+REPEATED = [
+    (TARGET, "100", "junk"),
+    (TARGET, "100", "200"),
+    (THEIRS, "junk", "100"),
+    (POLICY, "refuse", "best-effort"),
+]
+
+
+@pytest.mark.parametrize(("name", "first", "second"), REPEATED)
+async def test_a_header_with_two_values_is_refused(
+    client: httpx.AsyncClient, settings: Settings, backend: Backend, name: str, first: str, second: str
+) -> None:
+    sent = [(name, first), (name, second), *([(TARGET, "100")] if name == POLICY else [])]
+    assert (await client.post("/v1/jobs", json=BODY, headers=sent)).status_code == 400
+    assert (await client.post("/v1/jobs", json=BODY, headers=[sent[0], *sent[:1], *sent[2:]])).status_code in (
+        (202, 503) if first != "junk" else (400,)
+    )
+    async with serving_rpc(settings, backend) as (_, rpc):
+        assert (await refusal(rpc.Submit(grpc_chat(), *sent))).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize(("path", "body"), ROUTES)
 @pytest.mark.parametrize("headers", [{TARGET: "0"}, {THEIRS: "soon"}, {TARGET: "5", POLICY: "maybe"}])
 async def test_a_bad_value_is_refused_by_its_header(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Sequence
 
 import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from producer_api.http.endpoint import Endpoint
+from producer_api.http.endpoint_table import EndpointTable
+from producer_api.routes import catalog
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
@@ -31,6 +36,26 @@ async def test_a_path_with_more_slashes_is_the_same_route(
     answered = await asked
     assert answered.status_code == 200, "no redirect, after which clients drop the body"
     assert answered.json()["choices"][0]["message"]["content"] == "hello"
+
+
+@pytest.mark.parametrize("endpoints", [catalog.API, catalog.ADMIN])
+def test_an_empty_parameter_widens_no_operation(endpoints: Sequence[Endpoint]) -> None:
+    """Given the path of something with an empty id, in any spelling, nothing that has no id is changed."""
+    table = EndpointTable(endpoints)
+    for endpoint in endpoints:
+        for parameter in re.finditer(r"\{[^}]*\}", endpoint.path) if endpoint.method != "GET" else ():
+            for empty in ("", "/", "%2F", "%2f/"):
+                sent = endpoint.path[: parameter.start()] + empty + endpoint.path[parameter.end() :]
+                found = table.match(endpoint.method, re.sub(r"\{[^}]*\}", "x", sent))
+                narrow = found.template == "" or found.path_params or found.endpoint is None
+                assert narrow, (endpoint.path, sent, found.template)
+
+
+async def test_an_empty_id_deletes_no_dead_letters(http: httpx.AsyncClient, api: str) -> None:
+    for path in ("/v1/dead-letters/", "/v1/dead-letters//", "/v1/dead-letters/%2F", "//v1/dead-letters"):
+        assert (await http.delete(f"{api}{path}")).status_code == 404, path
+    assert (await http.get(f"{api}/v1/dead-letters/")).status_code == 200
+    assert (await http.delete(f"{api}/v1/dead-letters")).json() == {"removed": 0}
 
 
 async def test_spellings_of_a_path_share_permission_charge_and_log(settings: Settings, backend: Backend) -> None:

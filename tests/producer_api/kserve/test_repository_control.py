@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from producer_api.app import create_app
+from producer_api.auth.principal import ANONYMOUS, Principal
 from producer_api.kserve import repository_control
 from producer_api.kserve.repository_control import carry_out, load_order, unload_order
+from shared.accounts.scopes import Scopes
 from shared.backend import Backend
 from shared.errors import HeadraceError, InvalidRequest
-from shared.repository.spec import ModelSpec
+from shared.repository.spec import EnsembleStep, ModelSpec
 from shared.repository.status import ModelStatus, VersionState, VersionStatus
 from shared.repository.store import OrderResult
 from tests.support.loop_clock import turns
@@ -43,8 +45,26 @@ async def test_an_order_without_an_outcome_is_not_awaited_for_ever(
     await backend.repository.report("w1", [ModelStatus(name=name, spec=ModelSpec(name=name)) for name in reported])
     context = create_app(settings, backend).state.context
     with pytest.raises(HeadraceError, match=reason) as refusal:
-        await carry_out(context, unload_order("m", dependents=False))
+        await carry_out(context, ANONYMOUS, unload_order("m", dependents=False))
     assert refusal.value.status == status
+    await context.close()
+
+
+@pytest.mark.parametrize("models", [None, ["m"], ["m", "part"]])
+async def test_an_order_reaches_only_the_models_of_its_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: list[str] | None
+) -> None:
+    monkeypatch.setattr(repository_control, "RESULT_LIMIT_S", 0.01)
+    settings = in_memory(tmp_path)
+    backend = Backend.memory(settings)
+    step = EnsembleStep(model_name="part", input_map={}, output_map={})
+    await backend.repository.report("w1", [ModelStatus(name="m", spec=ModelSpec(name="m", ensemble=(step,)))])
+    context = create_app(settings, backend).state.context
+    caller = Principal("t", scopes=Scopes.parse(admin=True, models=models))
+    with pytest.raises(HeadraceError) as refusal:
+        await carry_out(context, caller, unload_order("m", dependents=True))
+    assert refusal.value.status == (403 if models == ["m"] else 503)
+    assert len(await backend.repository.orders()) == (0 if models == ["m"] else 1)
     await context.close()
 
 
@@ -60,7 +80,7 @@ async def test_a_loaded_model_is_awaited_until_none_of_its_versions_is_shown_as_
 
     await report("LOADING")
     order = load_order("m", {})
-    carried_out = asyncio.create_task(carry_out(context, order))
+    carried_out = asyncio.create_task(carry_out(context, ANONYMOUS, order))
     await backend.repository.answer(OrderResult(id=order.id))
     await turns()
     assert not carried_out.done()

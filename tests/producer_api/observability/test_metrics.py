@@ -8,9 +8,14 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from producer_api.auth.client_address import Client
+from producer_api.auth.principal import Principal
 from producer_api.observability.request_log import RequestFacts, RequestLogger
+from producer_api.routes.metrics import metrics
 from producer_api.services import Context
+from shared.accounts.scopes import Scopes
+from shared.errors import PermissionDenied, Unavailable
 from shared.queue.interface import QueueDepth
+from tests.support.api_server import administering
 from tests.support.fakes import MODEL
 from tests.support.scripted_worker import ScriptedWorker
 
@@ -79,8 +84,33 @@ async def test_requests_sent_again_are_counted(
 
 
 async def test_an_unknown_wait_is_not_shown(app: FastAPI) -> None:
-    metrics = app.state.context.metrics
+    shown_by = app.state.context.metrics
     for wait in (2.5, None):
-        metrics.show_queues({MODEL: QueueDepth(3, 30, 1, 4.0, wait)})
-        shown = metrics.registry.get_sample_value("headrace_queue_wait_estimate_seconds", {"model": MODEL})
+        shown_by.show_queues({MODEL: QueueDepth(3, 30, 1, 4.0, wait)})
+        shown = shown_by.registry.get_sample_value("headrace_queue_wait_estimate_seconds", {"model": MODEL})
         assert shown == wait
+
+
+async def test_what_redis_said_is_not_shown_while_it_is_away(
+    app: FastAPI, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context: Context = app.state.context
+
+    async def away() -> None:
+        raise Unavailable("away")
+
+    async with administering(app) as admin:
+        shown = (await admin.get("/metrics")).text
+        monkeypatch.setattr(context.catalog, "models", away)
+        hidden = (await admin.get("/metrics")).text
+    for family in ("headrace_queue_waiting", "headrace_queue_paused", "headrace_workers"):
+        assert f'{family}{{model="{MODEL}"' in shown
+        assert f"{family}{{" not in hidden
+    assert "headrace_api_redis_up 0.0" in hidden
+
+
+async def test_a_key_of_some_models_may_not_read_the_metrics_of_all(app: FastAPI) -> None:
+    scopes = Scopes.parse(admin=True, models=[MODEL])
+    with pytest.raises(PermissionDenied, match="all models"):
+        await metrics(app.state.context, Principal("ops", scopes=scopes))
+    assert (await metrics(app.state.context, Principal("ops", scopes=Scopes(admin=True)))).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -362,3 +363,19 @@ async def test_a_key_of_some_models_sees_nothing_of_the_others(
     assert (await limited.get("/admin/traffic")).json()["splits"] == []
     for path in ("/health", "/ready"):
         assert {each["model"] for each in (await limited.get(path)).json()["workers"]} <= {"org/other"}
+
+
+async def test_a_tenant_of_tokens_is_paused_before_its_first_request(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "jwks.json").write_text('{"keys": []}', encoding="utf-8")
+    tokens = {"jwt_jwks": str(tmp_path / "jwks.json"), "jwt_issuer": "i", "jwt_audience": "a"}
+    settings = settings.model_copy(update={"auth": True, **tokens})
+    async with Database.from_settings(settings) as database:
+        _, key = await ApiKeys(database, pepper_of(settings)).create(tenant="ops", scopes=Scopes(admin=True))
+    app = create_app(settings, backend)
+    async with administering(app, key) as admin:
+        assert (await admin.post(f"{QUEUE}/tenants/new/pause")).status_code == 200
+        assert (await admin.post(f"{QUEUE}/tenants/%20/pause")).status_code == 404
+    assert await backend.queues.knows(MODEL, "new")
+    await app.state.context.database.close()

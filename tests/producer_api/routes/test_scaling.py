@@ -48,6 +48,20 @@ async def test_the_load_counts_requests_tokens_and_workers(
     assert (found["classes"]["batch"]["waiting"], found["classes"]["interactive"]["waiting"]) == (8, 0)
 
 
+async def test_paused_requests_ask_for_no_worker(app: FastAPI, backend: Backend, worker: ScriptedWorker) -> None:
+    for tenant in ("a", "a", "b"):
+        await submit(backend, make_request(tenant=tenant))
+    await worker.take()
+    await backend.queues.set_gate(MODEL, "paused", "a")
+    found = await load(app)
+    assert (found["waiting"], found["paused"], found["held"], found["active"]) == (1, 1, 1, True)
+    assert 0 < found["tokens_waiting"] < (await backend.transport.depth(MODEL)).waiting_tokens
+    await backend.queues.set_gate(MODEL, "paused")
+    found = await load(app)
+    assert (found["waiting"], found["paused"], found["held"], found["desired_workers"]) == (0, 2, 1, 1)
+    assert (found["tokens_waiting"], found["oldest_age"], found["wait_estimate"]) == (0, 0, 0)
+
+
 async def test_a_load_is_one_look_at_the_queue(app: FastAPI, backend: Backend) -> None:
     context: Context = app.state.context
 

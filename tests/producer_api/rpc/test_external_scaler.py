@@ -93,17 +93,32 @@ async def test_a_first_request_is_reported_without_polling(
 
 
 async def test_a_closed_model_keeps_what_waits(client: Client, backend: Backend, worker: ScriptedWorker) -> None:
-    """Paused, it takes requests and counts them as load; draining, it refuses new ones and serves those."""
+    """Paused, it takes requests and asks for no worker; draining, it refuses new ones and serves those."""
     await backend.queues.set_gate(MODEL, "paused")
     job = await client.Submit(chat())
-    assert (await client.IsActive(ref())).result is True
-    assert await value(client, "headrace-requests", ref()) == 1
+    assert (await client.IsActive(ref())).result is False
+    for metric in ("headrace-requests", "headrace-tokens", "headrace-wait"):
+        assert await value(client, metric, ref()) == 0
     await backend.queues.set_gate(MODEL, "draining")
     refused = await refusal(client.Submit(chat()))
     assert (refused.code(), details(refused)["ErrorInfo"].reason) == (grpc.StatusCode.UNAVAILABLE, "queue_draining")
     assert details(refused)["RetryInfo"].retry_delay.seconds == 10
     assert (await worker.answer("x")).id == job.id
     assert (await client.IsActive(ref())).result is False
+
+
+async def test_a_resumed_model_is_reported_without_polling(
+    client: Client, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external_scaler, "POLL_S", NEVER_S)
+    await backend.queues.set_gate(MODEL, "paused")
+    await client.Submit(chat())
+    stream = client.StreamIsActive(ref())
+    async with asyncio.timeout(LIMIT_S):
+        assert (await stream.read()).result is False
+        await backend.queues.set_gate(MODEL, "open")
+        assert (await stream.read()).result is True
+    stream.cancel()
 
 
 async def test_streams_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +135,10 @@ async def test_streams_are_bounded(client: Client, monkeypatch: pytest.MonkeyPat
         ({"requestsPerReplica": "0"}, "requestsPerReplica"),
         ({"targetWait": "nan"}, "targetWait"),
         ({"targetWait": "1e-300"}, "targetWait"),
+        ({"targetWait": "1_0"}, "targetWait"),
+        ({"targetWait": " 5 "}, "targetWait"),
+        ({"requestsPerReplica": "\u0665"}, "requestsPerReplica"),
+        ({"activationThreshold": "1e3"}, "activationThreshold"),
         ({"tokensPerReplica": "1e300"}, "tokensPerReplica"),
         ({"tokensPerReplica": "100", "class_": "batch"}, "tokensPerReplica"),
         ({"activationThreshold": "-1"}, "activationThreshold"),

@@ -401,14 +401,15 @@ async def test_methods_need_their_scopes(tmp_path: Path) -> None:
             assert (none is grpc.StatusCode.OK) == (method.name in public), method.name
             assert (some is grpc.StatusCode.PERMISSION_DENIED) == (method.name in admin), method.name
         assert await tensors.backend.audit.list(8) == []  # a caller that may not change anything could flood it
-        unload = channel.stream_stream(f"/{service.full_name}/RepositoryModelUnload")
-        assert await _code(unload, (("authorization", f"Bearer {admin_key}"),)) is not grpc.StatusCode.OK
-        [entry] = await tensors.backend.audit.list(8)
-        assert (entry.key_id, entry.tenant, entry.action) == (operator.id, "ops", "gRPC RepositoryModelUnload")
         for name in ("RepositoryModelLoad", "RepositoryModelUnload"):
             call = channel.stream_stream(f"/{service.full_name}/{name}")
             code = await _code(call, (("authorization", f"Bearer {of_other}"),))
             assert code is grpc.StatusCode.PERMISSION_DENIED, name
+        unload = channel.stream_stream(f"/{service.full_name}/RepositoryModelUnload")
+        assert await _code(unload, (("authorization", f"Bearer {admin_key}"),)) is not grpc.StatusCode.OK
+        entry, *refused = await tensors.backend.audit.list(8)
+        assert [each.status for each in refused] == [403, 403]
+        assert (entry.key_id, entry.tenant, entry.action) == (operator.id, "ops", "gRPC RepositoryModelUnload")
 
 
 async def _code(call: Any, metadata: Any) -> grpc.StatusCode:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from shared.backend import Backend
 from shared.protocol import Backlog, Request, RunMark, Stay, TokenEvent
 from shared.redis import keys
@@ -79,14 +81,38 @@ async def test_marks_expire_with_the_answer(on_redis: Backend, settings: Setting
     assert await on_redis.token_log.marks(request.id) is None
 
 
-async def test_foreign_marks_leave_the_record(on_redis: Backend) -> None:
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"run:1": "not a run"},
+        {"run:1": "nan 1 0 - w"},
+        {"run:1": "1e308 1 0 - w"},
+        {"run:1": "1 1 0 inf w"},
+        {"run:1": "1 1 0 - \x1b[2J"},
+        {"run:1": f"1 1 0 - {'w' * 300}"},
+        {"first:1": "nan"},
+        {"mark:1": "inf [0,0,0]"},
+        {"logged_at": "-1e300"},
+        {f"run:{epoch}": "1 1 0 - w" for epoch in range(100)},
+    ],
+)
+async def test_foreign_marks_leave_the_record(on_redis: Backend, foreign: dict[str, str]) -> None:
     request = make_request()
     assert await on_redis.token_log.create(request)
     await begin(on_redis, request, "a", 1)
-    await on_redis.redis.hset(keys.state(request.id), "run:1", "not a run")
+    await on_redis.redis.hset(keys.state(request.id), mapping=foreign)
     found = await on_redis.token_log.marks(request.id)
     assert found is not None
     assert (found.record.id, found.runs) == (request.id, ())
+
+
+@pytest.mark.parametrize("name", ["created_at", "first_token_at", "deadline"])
+async def test_a_record_with_a_foreign_time_is_unknown(on_redis: Backend, name: str) -> None:
+    request = make_request()
+    assert await on_redis.token_log.create(request)
+    await on_redis.redis.hset(keys.state(request.id), name, "nan")
+    assert await on_redis.token_log.record(request.id) is None
+    assert await on_redis.token_log.marks(request.id) is None
 
 
 async def test_a_request_that_ended_in_the_queue_keeps_its_stay(backend: Backend) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import InvalidRequest
-from shared.validation.ttft_target import MAX_TARGET_MS, POLICY_HEADER, with_target
+from shared.validation.ttft_target import MAX_TARGET_MS, POLICY_HEADER, joined, with_target
 from tests.support.fakes import make_request
 
 OURS, THEIRS = "x-headrace-ttft-target-ms", "x-llm-d-slo-ttft-ms"
@@ -42,3 +42,10 @@ def test_a_policy_is_known_and_needs_a_target(headers: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest) as refused:
         with_target(REQUEST, headers)
     assert refused.value.param == POLICY_HEADER
+
+
+def test_different_values_of_one_header_are_no_target() -> None:
+    assert joined(["100", "100"]) == "100"
+    for values in (["100", "junk"], ["junk", "100"], ["100", "200"]):
+        with pytest.raises(InvalidRequest, match=OURS):
+            with_target(REQUEST, {OURS: joined(values)})

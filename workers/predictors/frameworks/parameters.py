@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shared.errors import ConfigError
+from shared.numbers import decimal, whole
 from shared.repository.spec import ModelSpec
 
 SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -14,20 +15,16 @@ def number(spec: ModelSpec, name: str, default: int | None = None) -> int | None
     text = spec.parameters.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdecimal()):
-        raise ConfigError(f"parameter {name} of model {spec.name} must be a number, got {text!r}", param=name)
-    return int(text)
+    if (value := whole(text)) is None:
+        raise ConfigError(f"parameter {name} of model {spec.name} must be a number, got {text[:64]!r}", param=name)
+    return value
 
 
 def seconds(spec: ModelSpec, name: str, default: float) -> float:
     """Return a duration above 0. Raises ConfigError."""
     text = spec.parameters.get(name, str(default))
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"parameter {name} of model {spec.name} must be seconds, got {text!r}", param=name)
+    if not (value := decimal(text)):
+        raise ConfigError(f"parameter {name} of model {spec.name} must be seconds, got {text[:64]!r}", param=name)
     return value
 
 
@@ -47,10 +44,10 @@ def memory(spec: ModelSpec, name: str) -> int | None:
     if text is None:
         return None
     digits = text.upper().rstrip("KMG")
-    if not (digits.isascii() and digits.isdecimal() and text.upper()[len(digits) :] in SUFFIXES):
+    if (value := whole(digits)) is None or text.upper()[len(digits) :] not in SUFFIXES:
         raise ConfigError(
             f"parameter {name} of model {spec.name} must be bytes, or a number with the suffix K, M or G, "
-            f"got {text!r}",
+            f"got {text[:64]!r}",
             param=name,
         )
-    return int(digits) * SUFFIXES[text.upper()[len(digits) :]]
+    return value * SUFFIXES[text.upper()[len(digits) :]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import ConfigError
+from shared.numbers import decimal
 from shared.repository.spec import ModelSpec
 from workers.predictors.frameworks import parameters
 from workers.predictors.interface import Array
@@ -29,12 +30,12 @@ class Scores:
     def from_spec(cls, spec: ModelSpec) -> Scores:
         """Raises ConfigError."""
         threshold = spec.parameters.get("threshold", str(DEFAULT_THRESHOLD))
-        try:
-            value = float(threshold)
-        except ValueError as error:
+        value = decimal(threshold)
+        if value is None:
             raise ConfigError(
-                f"parameter threshold of model {spec.name} must be a number, got {threshold!r}", param="threshold"
-            ) from error
+                f"parameter threshold of model {spec.name} must be a number, got {threshold[:64]!r}",
+                param="threshold",
+            )
         return cls(parameters.flag(spec, "output_class"), parameters.flag(spec, "predict_proba"), value)
 
     def convert(self, scores: Array) -> Array:

@@ -15,6 +15,7 @@ from shared.errors import (
     PayloadTooLarge,
     UpstreamRefused,
 )
+from shared.numbers import whole
 
 MAX_QUOTED_CHARS = 300  # of an upstream server's message
 CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
@@ -126,10 +127,10 @@ def retry_after(value: str | None) -> float | None:
     """Return the seconds of a Retry-After header, which has seconds or a date; None if it has neither."""
     if value is None:
         return None
+    seconds = whole(value.strip())
+    if seconds is not None:
+        return float(seconds)
     try:
-        seconds = (
-            float(value) if value.strip().isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
-        )
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
-    return max(0.0, seconds)

@@ -18,7 +18,9 @@ def recording_of(request: Request) -> Recording:
 
 async def complete(backend: Backend, lease: Lease, request: Request) -> bool:
     event = TokenEvent(1, (), DONE)
-    [written] = await backend.token_log.append([Append(lease, event, 3, (), encode(recording_of(request)))])
+    [written] = await backend.token_log.append(
+        [Append(lease, event, 3, (), recording=encode(recording_of(request)))]
+    )
     return written
 
 

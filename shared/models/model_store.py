@@ -183,7 +183,7 @@ def embedding_settings(settings: Settings) -> Settings:
 
 
 def _local(model: str) -> Path | None:
-    """Return the folder or GGUF file of this machine that a setting names, None if there is none.
+    """Return the folder or GGUF file of this machine that a setting names; None for other values.
 
     `os.path` has an answer for every text; Path raises for names that are too long, and for unknown users.
     """

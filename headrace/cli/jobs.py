@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ from headrace.cli.options import (
     client_at,
     first_model,
     print_json,
+    read_text,
     stderr,
 )
 from shared.errors import HeadraceError
@@ -40,7 +41,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Submit a job, which runs without this command, and print its id."""
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_text(Path("-"), "prompt") if prompt == "-" else prompt
     with client_at(url, api_key, STREAM_RETRY_S if follow else SHORT_RETRY_S) as client:
         body: dict[str, Any] = {
             "model": model or first_model(client),

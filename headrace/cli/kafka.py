@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from headrace.cli.options import Json, print_json, stderr
+from headrace.cli.options import Json, print_json, read_text, stderr
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def submit(
     settings = settings_for(bootstrap, config)
     defaults = Defaults(model or ModelRepository(settings).served_name, max_tokens)
     id_prefix = event_name or secrets.token_hex(8)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_text(Path("-"), "prompt") if prompt == "-" else prompt
     failed = 0
     for line, outcome in _send(settings, _lines(text, file, defaults), id_prefix, single=file is None):
         if isinstance(outcome, HeadraceError):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +15,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shared.errors import HeadraceError
+from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
     from headrace.client import HeadraceClient
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 SHORT_RETRY_S = 5.0  # for how long a command tries to reach the API
+MAX_CHARS = 10_000_000  # of a text that a command reads
 STREAM_RETRY_S = 60.0  # the same for a command that follows an answer
 
 Config = Annotated[
@@ -37,6 +41,28 @@ AdminUrl = Annotated[str, typer.Option("--url", help="Address of the admin port;
 ApiKey = Annotated[str | None, typer.Option(envvar="HEADRACE_API_KEY", help="API key, if the API requires one.")]
 
 stderr = Console(stderr=True)
+
+
+def read_text(path: Path, param: str) -> str:
+    """Return the text of a file, or of standard input for -.
+
+    Raises ConfigError if it cannot be read, is not UTF-8, or has more than MAX_CHARS.
+    """
+    is_stdin = str(path) == "-"
+    name = "standard input" if is_stdin else path
+    try:  # strictly, while a locale may let sys.stdin keep wrong bytes as surrogates
+        with ExitStack() as stack:
+            source = sys.stdin.buffer if is_stdin else stack.enter_context(path.open("rb"))
+            reader = TextIOWrapper(source, encoding="utf-8")
+            stack.callback(reader.detach)  # it would close standard input
+            text = reader.read(MAX_CHARS + 1)
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}", param=param) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not text in UTF-8", param=param) from error
+    if len(text) > MAX_CHARS:
+        raise ConfigError(f"the text must have at most {MAX_CHARS} characters", param=param)
+    return text
 
 
 def print_json(value: Any) -> None:

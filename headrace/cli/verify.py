@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,7 +65,7 @@ def _recorded(client: HeadraceClient, job_id: str) -> Recording:
 
 
 def _is_file(text: str) -> bool:
-    return Path(text).suffix == ".json" or Path(text).is_file()
+    return text.endswith(".json") or os.path.isfile(text)  # noqa: PTH113  Path's raises for a name that is too long
 
 
 def _read(path: Path) -> Recording:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import SystemRandom
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import Config, Json, plain_table, print_json
+from headrace.cli.options import Config, Json, plain_table, print_json, read_text
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Watermarks of answers: detect one, calibrate the detection.")
 
-MAX_CHARS = 10_000_000
 LEVELS = (0.05, 0.01, 0.001)
 
 MarkedModel = Annotated[
@@ -40,7 +38,7 @@ def detect(
 
     settings = _settings(model, config)
     tokenizer, mark, vocab = _load(settings)
-    tokens = tokenizer.encode(_read(text), special=False, param="text")
+    tokens = tokenizer.encode(read_text(text, "text"), special=False, param="text")
     found = find(mark, tokens, vocab)
     if as_json:
         print_json({"algorithm": settings.watermark_algorithm, "tokens": len(tokens), **asdict(found)})
@@ -64,7 +62,9 @@ def calibrate(
     from workers.engine.sampling.watermark_detection import detect as find
 
     tokenizer, mark, vocab = _load(_settings(model, config))
-    parts = _excerpts([tokenizer.encode(_read(text), special=False, param="texts") for text in texts], tokens)
+    parts = _excerpts(
+        [tokenizer.encode(read_text(text, "texts"), special=False, param="texts") for text in texts], tokens
+    )
     if not parts:
         raise ConfigError(f"the texts must have at least {tokens} tokens", param="texts")
     draw = SystemRandom()
@@ -108,20 +108,3 @@ def _load(settings: Settings) -> tuple[Tokenizer, TokenMark, int]:
 
 def _excerpts(texts: list[list[int]], length: int) -> list[list[int]]:
     return [text[start : start + length] for text in texts for start in range(0, len(text) - length + 1, length)]
-
-
-def _read(path: Path) -> str:
-    """Return a text. Raises ConfigError if it cannot be read or is too long."""
-    try:
-        if str(path) == "-":
-            read = sys.stdin.read(MAX_CHARS + 1)
-        else:
-            with path.open(encoding="utf-8") as file:
-                read = file.read(MAX_CHARS + 1)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", param="text") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8", param="text") from error
-    if len(read) > MAX_CHARS:
-        raise ConfigError(f"the text must have at most {MAX_CHARS} characters", param="text")
-    return read

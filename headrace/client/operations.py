@@ -86,7 +86,7 @@ class Operations:
         return self._json(Send("GET", f"/v1/dead-letters/{segment(letter_id)}"))
 
     def recording(self, job_id: str) -> Flow[Json]:
-        return self._json(Send("GET", f"/v1/jobs/{job_id}/recording"))
+        return self._json(Send("GET", f"/v1/jobs/{segment(job_id)}/recording"))
 
     def run_recording(self, recording: Body, key: str | None) -> Flow[Json]:
         body = {name: recording[name] for name in ("request", "prompt_token_ids")}

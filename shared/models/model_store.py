@@ -74,9 +74,14 @@ class ModelRepository:
         self._cache = settings.cache_dir / "models"
         self.served_name = settings.served_model_name or self._default_name(settings)
         if not MODEL_NAME.fullmatch(self.served_name):
-            raise ConfigError(
-                f"{self.served_name} is not a valid model name: set served_model_name", param="served_model_name"
-            )
+            problem = "is not a valid model name: set served_model_name"
+            if (
+                settings.served_model_name is None
+                and settings.runtime != "upstream"
+                and _local(self._model) is None
+            ):
+                problem = "does not exist here: correct model, or set served_model_name"
+            raise ConfigError(f"{self.served_name} {problem}", param="served_model_name")
 
     def _default_name(self, settings: Settings) -> str:
         if settings.runtime == "upstream":
@@ -86,16 +91,16 @@ class ModelRepository:
                     param="upstream_model",
                 )
             return settings.upstream_model
-        path = Path(self._model).expanduser()
-        if path.suffix == GGUF_SUFFIX and path.is_file():
-            return path.stem
-        return path.resolve().name if path.is_dir() else self._model
+        path = _local(self._model)
+        if path is None:
+            return self._model
+        return path.resolve().name if path.is_dir() else path.stem
 
     @property
     def is_pending(self) -> bool:
         """Return True for a packaged model that `folder` would set up first."""
         packaged = PACKAGED.get(self._model)
-        if packaged is None or Path(self._model).is_dir():
+        if packaged is None or _local(self._model) is not None:
             return False
         return not _complete(self._packaged_folder(packaged))
 
@@ -106,14 +111,12 @@ class ModelRepository:
             ConfigError: there is no such model, or it cannot be obtained; the message says what to do.
         """
         progress = progress or StartupProgress()
-        path = Path(self._model).expanduser()
-        if path.is_dir():
-            return checked(path)
-        if path.suffix == GGUF_SUFFIX and path.is_file():
-            return self._around_gguf(path.resolve(), progress)
+        path = _local(self._model)
+        if path is not None:
+            return checked(path) if path.is_dir() else self._around_gguf(path.resolve(), progress)
         if self._model in PACKAGED:
             return self._packaged(PACKAGED[self._model], progress)
-        if HUB_ID.fullmatch(self._model) and not path.is_absolute():
+        if HUB_ID.fullmatch(self._model):
             with progress.phase("download"):
                 return checked(_from_hub(self._model))
         raise ConfigError(
@@ -177,6 +180,17 @@ def embedding_settings(settings: Settings) -> Settings:
     assert settings.embedding_model is not None
     chosen = {"model": settings.embedding_model, "served_model_name": None, "embedding_model": None}
     return settings.model_copy(update={**chosen, "runtime": "native", "worker_python": None})
+
+
+def _local(model: str) -> Path | None:
+    """Return the folder or GGUF file of this machine that a setting names; None for other values.
+
+    `os.path` has an answer for every text; Path raises for names that are too long, and for unknown users.
+    """
+    path = os.path.expanduser(model)  # noqa: PTH111
+    if os.path.isdir(path) or (path.endswith(GGUF_SUFFIX) and os.path.isfile(path)):  # noqa: PTH112, PTH113
+        return Path(path)
+    return None
 
 
 def checked(folder: Path) -> Path:

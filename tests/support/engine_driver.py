@@ -12,6 +12,7 @@ from shared.protocol import FinishReason, SamplingParams, Token
 from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
+from workers.engine.waits import EngineWaits
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
 
@@ -21,6 +22,7 @@ class Answers:
     tokens: dict[tuple[str, int], list[Token]] = field(default_factory=lambda: defaultdict(list))
     errors: dict[str, HeadraceError] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
+    waits: dict[str, EngineWaits] = field(default_factory=dict)
 
     def ids(self, job_id: str, choice: int = 0) -> list[int]:
         return [token.id for token in self.tokens[job_id, choice]]
@@ -42,6 +44,8 @@ def step(engine: Engine, answers: Answers) -> None:
     for output in engine.step():
         for token in output.tokens:
             answers.tokens[output.job_id, token.choice].append(token)
+        if output.waits is not None:
+            answers.waits[output.job_id] = output.waits
         if output.error is not None:
             answers.errors[output.job_id] = output.error
         if output.finished:

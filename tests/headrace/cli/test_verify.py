@@ -142,6 +142,9 @@ async def test_what_cannot_be_verified_is_refused(
 ) -> None:
     with pytest.raises(NotFound, match="does not exist, or its answer has expired"):
         await verify(url, "req_" + "0" * 32)
+    for wrong in ("x" * 300, "..", "a/../../ready", "a?b", "a\udcff"):
+        with pytest.raises(NotFound):
+            await verify(url, wrong)
     broken = tmp_path / "broken.json"
     for text in ("{", "[]", "\udcff"):
         broken.write_text(text, errors="surrogateescape")

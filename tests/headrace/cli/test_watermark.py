@@ -20,8 +20,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("llama"), CONFIGS["llama"])
 
 
-def run(*args: object) -> str:
-    done = CliRunner().invoke(app, ["watermark", *map(str, args)])
+def run(*args: object, stdin: bytes = b"") -> str:
+    done = CliRunner().invoke(app, ["watermark", *map(str, args)], stdin)
     if done.exception:
         raise done.exception
     return done.output
@@ -71,3 +71,6 @@ def test_unreadable_texts_are_refused(model: Path, tmp_path: Path) -> None:
     for path, problem in ((broken, "is not text in UTF-8"), (tmp_path / "absent", "cannot be read")):
         with pytest.raises(ConfigError, match=problem):
             run("detect", path, "--model", model)
+    with pytest.raises(ConfigError, match="standard input is not text in UTF-8"):
+        run("detect", "-", "--model", model, stdin=b"a mill \xff")
+    assert json.loads(run("detect", "-", "--model", model, "--json", stdin="Mühle".encode()))["tokens"] == 6

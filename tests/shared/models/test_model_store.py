@@ -42,8 +42,17 @@ def test_a_refused_model_folder_names_what_is_missing(tmp_path: Path) -> None:
         ModelRepository(settings_of(tmp_path, str(empty))).folder()
     with pytest.raises(ConfigError, match="model must be a folder"):
         ModelRepository(settings_of(tmp_path, "/no/such/folder", served_model_name="x")).folder()
-    with pytest.raises(ConfigError, match="served_model_name"):
-        ModelRepository(settings_of(tmp_path, "a model"))
+    empty.rename(tmp_path / "a model")
+    with pytest.raises(ConfigError, match="is not a valid model name: set served_model_name"):
+        ModelRepository(settings_of(tmp_path, str(tmp_path / "a model")))
+
+
+@pytest.mark.parametrize("model", ["/no/such/file.gguf", "~no_such_user/model", "/" + "x" * 300, "a model"])
+def test_a_path_that_does_not_exist_is_said_so(tmp_path: Path, model: str) -> None:
+    with pytest.raises(ConfigError, match="does not exist here: correct model"):
+        ModelRepository(settings_of(tmp_path, model))
+    with pytest.raises(ConfigError, match="model must be a folder"):
+        ModelRepository(settings_of(tmp_path, model, served_model_name="x")).folder()
 
 
 @pytest.fixture

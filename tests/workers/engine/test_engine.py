@@ -18,6 +18,8 @@ from tests.support.checkpoints import edit_config
 from tests.support.engine_driver import Answers, drain, load, run, step
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest
+from workers.engine.models import checkpoint
+from workers.engine.models.stored import interface
 
 SAMPLED = SamplingParams(
     temperature=1.3, top_p=0.95, top_k=200, repetition_penalty=1.1, presence_penalty=0.2, seed=7, max_tokens=20
@@ -216,8 +218,13 @@ def test_random_operations_keep_answers_and_blocks_intact(llama: Path) -> None:
         assert tokens == (full if name in answers.finished else full[: len(tokens)])
 
 
-def test_request_with_nan_logits_ends_alone(llama: Path, tmp_path: Path) -> None:
-    """Given NaN in one token's embedding, its request fails, and later users of its blocks do not."""
+def test_request_with_nan_logits_ends_alone(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given NaN for one token, its request fails, and later users of its blocks do not.
+
+    Weights with NaN are refused, so the check is left out: arithmetic may still give NaN.
+    """
+    monkeypatch.setattr(checkpoint, "refuse_infinite", lambda *_: None)
+    monkeypatch.setattr(interface, "refuse_infinite", lambda *_: None)
     folder = Path(shutil.copytree(llama, tmp_path / "m"))
     weights = load_file(folder / "model.safetensors")
     good = run(load(llama), [list(PROMPT)], SAMPLED)[0]

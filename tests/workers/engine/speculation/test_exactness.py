@@ -15,6 +15,8 @@ from tests.support.drafters import Oracle, speculate
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest, Matcher
+from workers.engine.sampling.sampler import is_greedy
+from workers.engine.sampling.watermark import GreenListMark, GumbelMark, TokenMark
 from workers.engine.speculation.earlier_answers import EarlierAnswers
 from workers.engine.speculation.interface import Drafter
 from workers.engine.speculation.ngrams import NgramDrafter
@@ -34,13 +36,18 @@ def matcher(engine: Engine, **form: Any) -> Callable[[], Matcher]:
     return engine.constraints.start(ConstraintSpec(Structured(**form))).result(60).matcher
 
 
-def requests(engine: Engine) -> Requests:
-    """Return requests of every kind whose next token depends on more than its logits."""
+def requests(engine: Engine, mark: TokenMark | None = None) -> Requests:
+    """Return requests of every kind whose next token depends on more than its logits, with the engine's mark."""
 
     def replaced(params: SamplingParams, **fields: Any) -> SamplingParams:
         return msgspec.structs.replace(params, **fields)
 
-    return [
+    def marked(request: EngineRequest) -> EngineRequest:
+        if mark is None or (isinstance(mark, GumbelMark) and is_greedy(request.params)):  # which it refuses
+            return request
+        return dataclasses.replace(request, params=replaced(request.params, watermark=True))
+
+    wanted = [
         EngineRequest("greedy", PROMPT, GREEDY),
         EngineRequest("sampled", PROMPT, SAMPLED),
         EngineRequest("choices", PROMPT, replaced(SAMPLED, n=3, logprobs=2)),
@@ -59,6 +66,7 @@ def requests(engine: Engine) -> Requests:
         EngineRequest("regex", PROMPT, SAMPLED, matcher=matcher(engine, regex="(the|mill|river| ){9}[à-ü]{2}")),
         EngineRequest("long", PROMPT * 3, replaced(SAMPLED, seed=3, max_tokens=60)),
     ]
+    return [marked(request) for request in wanted]
 
 
 def run(engine: Engine, wanted: Requests) -> Answers:
@@ -84,11 +92,14 @@ SMALL_POOL = {"num_kv_blocks": 60, "max_num_batched_tokens": 24}
 CASES: list[tuple[float, dict[str, Any]]] = [
     (0.0, {"max_num_batched_tokens": 16}),
     (0.3, SMALL_POOL),
+    (0.3, {"watermark": GreenListMark(key=3, delta=4.0)}),
 ]
 SLOW_CASES: list[tuple[float, dict[str, Any]]] = [
     (0.0, {"block_size": 16, "max_num_seqs": 4}),
     (0.3, {"scheduling": "static"}),
     (0.3, {"quantization": "int8"}),
+    (0.3, {"quantization": "int4", "watermark": GumbelMark(key=3)}),
+    (0.3, {**SMALL_POOL, "watermark": GumbelMark(key=3)}),
     (0.6, {**SMALL_POOL, "prefix_caching": False}),
     (1.0, {}),
     (1.0, {**SMALL_POOL, "max_num_batched_tokens": 40}),
@@ -101,14 +112,20 @@ SLOW_CASES: list[tuple[float, dict[str, Any]]] = [
 def test_answers_are_the_same(wrong: float, settings: dict[str, Any], llama: Path, plain: Answers) -> None:
     """Given drafts that are right, sometimes right or never, with preemption and prompts in chunks."""
     engine = load(llama, **{"block_size": 4, **settings})
-    if "quantization" in settings:
-        plain = run(load(llama, speculation="off", **settings), requests(engine))
+    mark = settings.get("watermark")
+    if {"quantization", "watermark"} & settings.keys():
+        kept = {name: value for name, value in settings.items() if name not in SMALL_POOL}
+        other = load(llama, speculation="off", **kept)
+        unmarked, plain = plain, run(other, requests(other, mark))
+        assert unmarked.tokens != plain.tokens
     speculator = speculate(engine, Oracle(ids(plain), wrong))
-    answers = run(engine, requests(engine))
+    answers = run(engine, requests(engine, mark))
     assert answers.tokens == plain.tokens
     stats = speculator.stats()
+    preemptions = engine.stats().preemptions
+    assert sum(waits.preemptions for waits in answers.waits.values()) == preemptions
     if "num_kv_blocks" in settings:
-        assert engine.stats().preemptions > 0
+        assert preemptions > 0
     assert stats.draft_tokens > 20
     assert (sum(stats.accepted) > 20) if wrong < 0.5 else (sum(stats.accepted) < stats.draft_tokens)
 

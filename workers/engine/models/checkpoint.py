@@ -18,6 +18,7 @@ from workers.engine.kernels import Kernels
 from workers.engine.models.stored.interface import StoredFormat, Tensors, read_floats, refuse_infinite
 from workers.engine.quantization.grouped_weight import GroupedWeight, alike, concatenate
 from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.join import join
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -163,7 +164,7 @@ class WeightReader:
         if any(b is not None for b in biases):
             zeros = torch.zeros(sum(parts.values()), dtype=self._dtype, device=self._device)
             split = torch.split(zeros, list(parts.values()))
-            bias = torch.cat([zero if b is None else b for b, zero in zip(biases, split, strict=True)])
+            bias = join([zero if b is None else b for b, zero in zip(biases, split, strict=True)])
         grouped = [weight for weight in weights if isinstance(weight, GroupedWeight)]
         if len(grouped) == len(weights) and alike(grouped):
             return self._kernels.grouped_linear(concatenate(grouped), bias)

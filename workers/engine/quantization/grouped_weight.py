@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from workers.engine.quantization.join import join
+
 Bits = Literal[4, 8]
 STEP = 8  # inputs that the kernels take at once; it divides the size of a group
 MAX_GROUP = 256  # so that no sum of a group overflows 32 bits
@@ -113,5 +115,5 @@ def concatenate(weights: Sequence[GroupedWeight]) -> GroupedWeight:
     if len(weights) == 1:
         return weights[0]
     first = weights[0]
-    joined: dict[str, Any] = {name: torch.cat([getattr(each, name) for each in weights]) for name in _BY_OUTPUT}
+    joined: dict[str, Any] = {name: join([getattr(each, name) for each in weights]) for name in _BY_OUTPUT}
     return replace(first, **joined)

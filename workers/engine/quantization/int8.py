@@ -15,9 +15,9 @@ from torch.nn.functional import linear
 
 from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
 from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.join import join
 from workers.engine.quantization.packed_arrays import PackedArrays
 from workers.engine.quantization.row_integers import quantize_rows
-from workers.engine.quantization.torch_linear import join
 
 _WEIGHT_LEVELS = 127
 

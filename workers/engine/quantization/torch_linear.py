@@ -5,8 +5,6 @@ On the CPU, a row of the product has the same bits whatever other rows are in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 import torch
 from torch import Tensor
@@ -64,11 +62,6 @@ class OneDnnLinear:
             )
             return 1
         return _PROBED_ROW_COUNTS[_PROBED_ROW_COUNTS.index(varying[-1]) + 1]
-
-
-def join(weights: Sequence[Tensor]) -> Tensor:
-    """Concatenate weights [out, in] along their outputs."""
-    return torch.cat(tuple(weights)) if len(weights) > 1 else weights[0]
 
 
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:

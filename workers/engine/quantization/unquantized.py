@@ -9,8 +9,9 @@ from torch import Tensor
 
 from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
 from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.join import join
 from workers.engine.quantization.packed_arrays import PackedArrays
-from workers.engine.quantization.torch_linear import join, make_linear
+from workers.engine.quantization.torch_linear import make_linear
 
 
 class Unquantized:

@@ -1,7 +1,7 @@
 // Product of a linear layer whose weights are integers of 4 or 8 bits with a scale and a zero for each group of inputs:
 // weight = factor of the output * scale * (integer - zero). Activations are 16-bit integers with a scale for each row.
 //
-// A group's sum of integers is exact, and the groups of a row are added in order, each product rounded by itself, so a
+// A group's sum of integers is exact, and the groups of a row are added in order, each product rounded alone, so a
 // row's bits depend neither on its neighbours nor on the width of vectors.
 #include <vector>
 

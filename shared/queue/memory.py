@@ -180,9 +180,8 @@ class MemoryTransport:
         found = queue.classes[priority]
         first = search.first_of(found)
         if all(queue.is_paused(tenant) for tenant in found.lanes):
-            found.start = max(
-                found.start, queue.clock
-            )  # else one that arrives later is served for what these missed
+            # else a tenant that arrives later is served for what these missed
+            found.start = max(found.start, queue.clock)
         if first is None or (first[2].request.params.n > seats[priority] and seats[priority] < capacity):
             seats[priority] = 0
             return None

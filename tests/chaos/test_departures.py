@@ -42,10 +42,8 @@ async def test_closing_the_queue_under_load_loses_no_stream(tmp_path: Path) -> N
     """Given a pause before the load, a pause during it and a drain, every stream that was accepted ends."""
     async with running(tmp_path, apis=1, workers=1, max_num_seqs=4) as cluster:
         server = RedisServer.connect(cluster.store.url, timeout=LIMIT_S)
-        queues, load = (
-            RedisQueueAdministration(server),
-            Load(cluster.client, streams=16, tokens=12, pace=20, total=16),
-        )
+        queues = RedisQueueAdministration(server)
+        load = Load(cluster.client, streams=16, tokens=12, pace=20, total=16)
         await queues.set_gate("scripted", "paused")
         async with load, asyncio.timeout(LIMIT_S):
             assert (await queues.survey("scripted", 1)).waiting == 16

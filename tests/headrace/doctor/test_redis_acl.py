@@ -155,14 +155,19 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
             assert "event: cancelled" in (await http.get(f"/v1/jobs/{running_job}/events")).text
         async with harness.worker(name="c"):
             assert "event: done" in (await http.get(f"/v1/jobs/{handed_over}/events")).text
-    taken = make_request()  # as from a topic
+    await take_from_topic(worker, worker_settings)
+    await worker.registry.leave("w")
+
+
+async def take_from_topic(worker: Backend, settings: Settings) -> None:
+    """Queue a request as the intake of a topic does, and look at a queue as the worker of a repository does."""
+    taken = make_request()
     await worker.token_log.adopt([Adoption(taken, "t/0/0", create=True)], "hr:notify:w")
     assert worker.limits is not None
-    await Ledger.from_settings(worker_settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
+    await Ledger.from_settings(settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
     await worker.transport.publish_many([taken, make_request()])
-    await worker.transport.depth(MODEL)  # of a repository: what waits for a model that is not loaded
+    await worker.transport.depth(MODEL)
     await worker.token_log.read(taken.id)
-    await worker.registry.leave("w")
 
 
 async def administer(admin: httpx.AsyncClient) -> None:

@@ -48,15 +48,7 @@ def make_engine(executor: ScriptedExecutor, tokenizer: Tokenizer, *, native_samp
 
 @pytest.fixture
 def engine(tokenizer: Tokenizer, executor: ScriptedExecutor) -> VllmEngine:
-    return VllmEngine(
-        executor,
-        tokenizer,
-        frozenset({EOS}),
-        computation={},
-        max_num_seqs=4,
-        native_sampling=True,
-        watermark=GreenListMark(),
-    )
+    return make_engine(executor, tokenizer, native_sampling=True)
 
 
 @pytest.fixture

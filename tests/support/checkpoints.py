@@ -12,6 +12,8 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -45,6 +47,7 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}  # low enough to change answers
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -54,7 +57,12 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "llama-dynamic": LlamaConfig(**SHAPE, rope_parameters=DYNAMIC),
     "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**SHAPE, head_dim=16, rope_parameters=YARN),
-    "mistral": MistralConfig(**SHAPE, sliding_window=None),
+    "mistral": MistralConfig(**SHAPE, sliding_window=9),
+    "qwen2-window": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1),
+    "gemma2": Gemma2Config(**SHAPE, **CAPS, head_dim=16, query_pre_attn_scalar=24, sliding_window=9),
+    "gemma3": Gemma3TextConfig(
+        **SHAPE, head_dim=16, query_pre_attn_scalar=24, sliding_window=9, sliding_window_pattern=2
+    ),
 }
 
 

@@ -95,7 +95,7 @@ def check(
         ("qwen3", "none"),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
-            for each in (("llama", "none"), ("qwen3", "int8"), ("llama", "int4"))
+            for each in (("llama", "none"), ("qwen3", "int8"), ("llama", "int4"), ("gemma2", "none"))
         ),
     ],
 )

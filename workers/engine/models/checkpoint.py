@@ -134,6 +134,12 @@ class WeightReader:
         refuse_infinite(self._checkpoint.file(name), name, tensor)
         return tensor.to(self._device, self._dtype)
 
+    def norm(self, name: str, size: int, *, offset: float = 0.0, wide: bool = False) -> Tensor:
+        """Return the weight of a norm plus `offset`, in float32 if it is `wide`. Raises ConfigError."""
+        weight = read_floats(self._checkpoint, name, (size,))
+        refuse_infinite(self._checkpoint.file(name), name, weight)
+        return (weight.float() + offset).to(self._device, torch.float32 if wide else self._dtype)
+
     def refuse_leftovers(self, unused: Set[str] = frozenset()) -> None:
         """Raise ConfigError for tensors that the model does not use, except `unused`.
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from workers.engine.kernels import Kernels
 from workers.engine.models.checkpoint import WeightReader
 from workers.engine.models.decoder import Decoder, DecoderConfig
+from workers.engine.models.families.gemma import parse_gemma2, parse_gemma3
 from workers.engine.models.llama import load_llama
 from workers.engine.models.llama_config import LlamaModelConfig
 
@@ -39,4 +40,6 @@ ARCHITECTURES: Mapping[str, Architecture[Any]] = {
     "MistralForCausalLM": LLAMA,
     "Qwen2ForCausalLM": LLAMA,
     "Qwen3ForCausalLM": LLAMA,
+    "Gemma2ForCausalLM": Architecture(parse_gemma2, load_llama),
+    "Gemma3ForCausalLM": Architecture(parse_gemma3, load_llama),
 }

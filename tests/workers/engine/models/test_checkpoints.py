@@ -47,10 +47,21 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"num_hidden_layers": 2}, "tensors that its architecture does not"),
         ({"num_hidden_layers": 4}, "no tensor model.layers.3"),
         ({"dtype": "float8_e4m3fn"}, "float8_e4m3fn"),
-        ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, "max_model_len to at most 64"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window must be a positive"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types must have 3 .* linear_attention"),
+        ({"layer_types": ["full_attention"]}, "layer_types must have 3 entries"),
+        ({"architectures": ["Gemma2ForCausalLM"], "hidden_act": "gelu"}, "must be gelu_pytorch_tanh, got gelu"),
         (
-            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 64},
-            "sliding window",
+            {"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": True},
+            "use_bidirectional_attention is not supported",
+        ),
+        (
+            {
+                "architectures": ["Gemma2ForCausalLM"],
+                "hidden_act": "gelu_pytorch_tanh",
+                "attn_logit_softcapping": "much",
+            },
+            "attn_logit_softcapping must be a positive number, got 'much'",
         ),
         ({"architectures": ["Qwen3ForCausalLM"]}, "no tensor .*q_norm"),
     ],
@@ -59,11 +70,6 @@ def test_unsupported_config_is_refused(copy: Path, changes: dict[str, Any], mess
     edit_config(copy, **changes)
     with pytest.raises(ConfigError, match=message):
         load(copy)
-
-
-def test_sliding_window_longer_than_sequences_is_supported(copy: Path, llama: Path) -> None:
-    edit_config(copy, architectures=["MistralForCausalLM"], sliding_window=64)
-    assert run(load(copy, max_model_len=64), [PROMPT]) == run(load(llama), [PROMPT])
 
 
 @pytest.mark.parametrize(

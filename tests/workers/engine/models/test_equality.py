@@ -13,6 +13,7 @@ from tests.support.checkpoints import CONFIGS, hf_greedy, hf_model, random_promp
 from tests.support.engine_driver import GREEDY, load, run
 
 MAX_TOKENS = 24
+VARIED = ("gemma2", "gemma3")  # with windows, soft caps, experts or sinks
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +43,20 @@ def test_every_architecture_matches_transformers(
     assert run(engine, random_prompts(32)[:12]) == expected(name, 12)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
+BATCHES = [(7, 1), (7, 16), (32, 256)]  # prompts and budget; a budget of 1 is a batch of 1
+MORE_BATCHES = [(1, 1), (1, 16), (32, 16), (1, 256), (7, 256)]
+
+
 @pytest.mark.parametrize(
-    ("batch", "budget"),
-    [  # a budget of 1 is a batch of 1
-        *((7, 1), (7, 16), (32, 256)),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 1), (1, 16), (32, 16), (1, 256), (7, 256))),
+    ("name", "batch", "budget"),
+    [
+        *((name, *each) for name in ("llama", "qwen3") for each in BATCHES),
+        *(
+            pytest.param(name, *each, marks=pytest.mark.slow)
+            for names, batches in ((("llama", "qwen3"), MORE_BATCHES), (VARIED, BATCHES))
+            for name in names
+            for each in batches
+        ),
     ],
 )
 @pytest.mark.parametrize("blocks", [None, 24])

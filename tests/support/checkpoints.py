@@ -14,13 +14,16 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where an engine runs by default
@@ -63,6 +66,11 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gemma3": Gemma3TextConfig(
         **SHAPE, head_dim=16, query_pre_attn_scalar=24, sliding_window=9, sliding_window_pattern=2
     ),
+    "mixtral": MixtralConfig(**SHAPE, num_local_experts=5, num_experts_per_tok=2, sliding_window=30),
+    "qwen3-moe": Qwen3MoeConfig(
+        **SHAPE, head_dim=16, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32, mlp_only_layers=[1]
+    ),
+    "gpt-oss": GptOssConfig(**SHAPE, head_dim=16, num_local_experts=5, num_experts_per_tok=2, sliding_window=9),
 }
 
 

@@ -95,7 +95,7 @@ def check(
         ("qwen3", "none"),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
-            for each in (("llama", "none"), ("qwen3", "int8"), ("llama", "int4"), ("gemma2", "none"))
+            for each in (("llama", "none"), ("qwen3", "int8"), ("llama", "int4"))
         ),
     ],
 )
@@ -104,6 +104,15 @@ def test_tiny_models_are_batch_invariant(
 ) -> None:
     case = make_case(32, vocabulary=256, longest=50, length=16)
     check(checkpoints(name), case, quantization, monkeypatch, pool=24, alone=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "quantization"), [("gemma2", "none"), ("mixtral", "int8"), ("gpt-oss", "none")])
+def test_windows_caps_sinks_and_experts_are_batch_invariant(
+    name: str, quantization: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(12, vocabulary=256, longest=50, length=16)
+    check(checkpoints(name), case, quantization, monkeypatch, pool=24, alone=2)
 
 
 @pytest.mark.slow

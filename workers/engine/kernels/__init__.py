@@ -75,7 +75,7 @@ class Kernels(Protocol):
 
         Args:
             keep: results must stay valid after the next call.
-            head: the layer is the output head.
+            head: the layer is the output head, or as sensitive to rounding.
         """
 
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:

@@ -19,6 +19,7 @@ from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import Activation, HeadLayout, Kernels
 from workers.engine.models.checkpoint import WeightReader
 from workers.engine.models.decoder import never
+from workers.engine.models.families.experts import load_experts
 from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
 from workers.engine.quantization.interface import Linear
@@ -184,12 +185,16 @@ def _load_layer(
         output=reader.linear(attention, {"o_proj": c.hidden_size}, heads),
         output_norm=_norm(reader, c, f"{prefix}.post_attention_layernorm") if c.post_norms else None,
         mlp_norm=_norm(reader, c, f"{prefix}.{mlp_norm}"),
-        mlp=_load_mlp(reader, c, f"{prefix}.mlp", kernels),
+        mlp=_load_mlp(reader, c, index, kernels),
         mlp_output_norm=_norm(reader, c, f"{prefix}.post_feedforward_layernorm") if c.post_norms else None,
     )
 
 
-def _load_mlp(reader: WeightReader, c: LlamaModelConfig, prefix: str, kernels: Kernels) -> Mlp:
+def _load_mlp(reader: WeightReader, c: LlamaModelConfig, index: int, kernels: Kernels) -> Mlp:
+    layer = f"model.layers.{index}"
+    if c.experts is not None and index in c.experts.layers:
+        return load_experts(reader, c, layer, kernels)
+    prefix = f"{layer}.mlp"
     sizes = {"gate_proj": c.intermediate_size, "up_proj": c.intermediate_size}
     gate_up = reader.linear(prefix, sizes, c.hidden_size)
     down = reader.linear(prefix, {"down_proj": c.hidden_size}, c.intermediate_size)

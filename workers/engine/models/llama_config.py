@@ -29,6 +29,21 @@ class RopeConfig:
 
 
 @dataclass(frozen=True)
+class ExpertNames:
+    """Names of an experts' tensors below a layer's: of the whole, of the router, and of the parts of an expert.
+
+    `stacked`: each part of all experts is one tensor, and `gate` is both gate and up.
+    """
+
+    prefix: str
+    router: str
+    gate: str
+    up: str
+    down: str
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
 class ExpertsConfig:
     """Mixture of experts.
 
@@ -39,6 +54,7 @@ class ExpertsConfig:
         normalized: the scores of a row's experts are scaled to a sum of 1.
     """
 
+    names: ExpertNames
     count: int
     chosen: int
     size: int

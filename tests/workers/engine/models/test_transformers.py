@@ -18,7 +18,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     MambaConfig,
-    MixtralConfig,
+    OlmoeConfig,
     OPTConfig,
     PhiConfig,
     PreTrainedConfig,
@@ -49,7 +49,7 @@ KINDS: dict[str, PreTrainedConfig] = {
 }
 REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
     "alibi": (BloomConfig(**SMALL, n_head=6, n_layer=2), "cannot be replaced"),
-    "experts": (MixtralConfig(**SMALL), "mixture of experts"),
+    "experts": (OlmoeConfig(**SMALL), "mixture of experts"),
     "state": (MambaConfig(**SMALL), "attention"),
     "encoder": (T5Config(vocab_size=272, d_model=48, num_layers=1), "encoder"),
     "dynamic": (

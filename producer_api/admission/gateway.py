@@ -253,8 +253,7 @@ class Gateway:
         """
         check_request(Identity(job_id, 0.0, seed).complete(draft, None), self._limits)
         async with redis_deadline():
-            request = Identity(job_id, await self._token_log.now(), seed).complete(draft, None)
-            request = await self._fit(request)
+            request = await self._fit(Identity(job_id, await self._token_log.now(), seed).complete(draft, None))
             watcher = "" if self._limiter is None else self._limiter.channel
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
                 record = await self._adopt(request, notify)

@@ -12,13 +12,18 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where an engine runs by default
@@ -45,6 +50,7 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}  # low enough to change answers
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -54,7 +60,17 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "llama-dynamic": LlamaConfig(**SHAPE, rope_parameters=DYNAMIC),
     "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**SHAPE, head_dim=16, rope_parameters=YARN),
-    "mistral": MistralConfig(**SHAPE, sliding_window=None),
+    "mistral": MistralConfig(**SHAPE, sliding_window=9),
+    "qwen2-window": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1),
+    "gemma2": Gemma2Config(**SHAPE, **CAPS, head_dim=16, query_pre_attn_scalar=24, sliding_window=9),
+    "gemma3": Gemma3TextConfig(
+        **SHAPE, head_dim=16, query_pre_attn_scalar=24, sliding_window=9, sliding_window_pattern=2
+    ),
+    "mixtral": MixtralConfig(**SHAPE, num_local_experts=5, num_experts_per_tok=2, sliding_window=30),
+    "qwen3-moe": Qwen3MoeConfig(
+        **SHAPE, head_dim=16, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32, mlp_only_layers=[1]
+    ),
+    "gpt-oss": GptOssConfig(**SHAPE, head_dim=16, num_local_experts=5, num_experts_per_tok=2, sliding_window=9),
 }
 
 

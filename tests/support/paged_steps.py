@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from workers.engine.execution.paged_attention import AttentionForm
 from workers.engine.execution.step_inputs import Span, StepInputs
+
+FORMS = ("plain", "window", "softcap", "sinks", "all")
+
+
+def make_form(name: str, heads: int) -> AttentionForm:
+    """Return the form of that name in FORMS, for that many heads."""
+    features = {"scale": 0.2, "window": 7, "softcap": 1.5, "sinks": torch.randn(heads)}
+    if name == "plain":
+        return AttentionForm()
+    return AttentionForm(**(features if name == "all" else {name: features[name]}))
 
 
 def make_step(spans: list[tuple[int, int]], block_size: int, num_blocks: int) -> StepInputs:

@@ -93,7 +93,8 @@ class TimedKernels:
         self.rms_norm = clock.timed(NORMS, kernels.rms_norm)
         self.add_rms_norm = clock.timed(NORMS, kernels.add_rms_norm)
         self.rope_and_cache = clock.timed(NORMS, kernels.rope_and_cache)
-        self.silu_mul = clock.timed(NORMS, kernels.silu_mul)
+        self.activate = clock.timed(NORMS, kernels.activate)
+        self.soft_cap = clock.timed(NORMS, kernels.soft_cap)
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False

@@ -116,6 +116,15 @@ def test_tiny_models_are_batch_invariant(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "quantization"), [("gemma2", "none"), ("mixtral", "int8"), ("gpt-oss", "none")])
+def test_windows_caps_sinks_and_experts_are_batch_invariant(
+    name: str, quantization: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(12, vocabulary=256, longest=50, length=16)
+    check(checkpoints(name), case, quantization, monkeypatch, pool=24, alone=2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_smollm2_is_batch_invariant(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(32, vocabulary=49_000, longest=12, length=6)

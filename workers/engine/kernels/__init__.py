@@ -8,14 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from torch import Tensor
 
-from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear
+
+SWIGLU_STEEPNESS, SWIGLU_LIMIT = 1.702, 7.0  # of gpt-oss
+
+
+class Activation(IntEnum):
+    """Activation of an MLP from gate and up. The numbers are those of the kernels.
+
+    SILU is silu(gate) * up; GELU_TANH is gelu(gate) * up by the approximation with tanh; CLAMPED_SWIGLU limits gate
+    and up to SWIGLU_LIMIT and is gate * sigmoid(SWIGLU_STEEPNESS * gate) * (up + 1).
+    """
+
+    SILU = 0
+    GELU_TANH = 1
+    CLAMPED_SWIGLU = 2
 
 
 @dataclass(frozen=True)
@@ -64,14 +79,17 @@ class Kernels(Protocol):
 
         Args:
             keep: results must stay valid after the next call.
-            head: the layer is the output head.
+            head: the layer is the output head, or as sensitive to rounding.
         """
 
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         """Return a layer for a weight that the checkpoint stores in groups."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Return x / rms(x) * weight over the last dimension."""
+        """Return x / rms(x) * weight over the last dimension.
+
+        A weight of float32 multiplies before the result is rounded to the type of x.
+        """
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Add x to residual in place, and return the RMS norm of the sum."""
@@ -93,8 +111,13 @@ class Kernels(Protocol):
             The queries, [T, heads, dim].
         """
 
-    def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
+    def attention(
+        self, queries: Tensor, cache: LayerCache, step: StepInputs, form: AttentionForm = PLAIN_ATTENTION
+    ) -> Tensor:
         """Attend to the cache; see `execution.paged_attention.paged_attention`."""
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """Return silu(gate) * up: [T, 2 * n] to [T, n]."""
+    def activate(self, gate_up: Tensor, activation: Activation = Activation.SILU) -> Tensor:
+        """Return the activation of gate and up, side by side: [T, 2 * n] to [T, n]."""
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        """Return cap * tanh(x / cap), and overwrite x or not."""

@@ -1,7 +1,8 @@
 // Rotary embedding into the paged cache, and attention over its blocks.
 //
 // A row's result depends only on its query, its position and its sequence's blocks: scores are summed over the
-// dimensions in order, and outputs over the positions in order, whatever rows are computed beside it.
+// dimensions in order, and outputs over the positions in order, whatever rows are computed beside it. Weights are
+// summed in lanes that begin at the first position that the row sees.
 #include <cmath>
 #include <vector>
 
@@ -22,6 +23,14 @@ struct Cache {
   int64_t heads, slots, dim;
   float* keys_of(int64_t block, int64_t head) const { return keys + (block * heads + head) * slots * dim; }
   float* values_of(int64_t block, int64_t head) const { return values + (block * heads + head) * slots * dim; }
+};
+
+// Form of a layer's attention: factor on scores; their soft cap, or 0; positions that a row sees, its own included;
+// logits of sinks, [heads], which take part in the softmax without a value, or null.
+struct Form {
+  float scale, cap;
+  int64_t window;
+  const float* sinks;
 };
 
 // Rotates x by the angles of its position, pairing dimensions i and i + dim / 2; `stride` is that of `out`.
@@ -103,8 +112,14 @@ void score_block(const float* const* queries, const float* keys, int64_t slots, 
   }
 }
 
-// Replaces scores[0 … count) by weights e^(scale * (score - largest)), and returns their sum.
-float exponentiate(float* scores, int64_t count, float scale) {
+// Replaces scores[0 … count) by cap * tanh(scale / cap * score).
+void cap_scores(float* scores, int64_t count, float scale, float cap) {
+  for (int64_t i = 0; i < count; i += kLanes)
+    store_part(scores + i, tanh(load_part(scores + i, count - i) * (scale / cap)) * cap, count - i);
+}
+
+// Replaces scores[0 … count) by weights e^(scale * score - largest), and returns their sum, with that of a sink.
+float exponentiate(float* scores, int64_t count, float scale, const float* sink) {
   Vec most = splat(scores[0]);
   Sums sums;
   const int64_t whole = count / kLanes * kLanes;
@@ -114,6 +129,7 @@ float exponentiate(float* scores, int64_t count, float scale) {
   }
   float peak = largest(most);
   for (int64_t i = whole; i < count; ++i) peak = scores[i] > peak ? scores[i] : peak;
+  if (sink != nullptr) peak = *sink / scale > peak ? *sink / scale : peak;
   int64_t i = 0;
   for (; i + kSumLanes <= count; i += kSumLanes)
     for (int64_t v = 0; v < kSumVecs; ++v) {
@@ -129,7 +145,7 @@ float exponentiate(float* scores, int64_t count, float scale) {
     store_part(scores + i, weight, left);
     sums.parts[v] += weight;
   }
-  return sums.total();
+  return sink == nullptr ? sums.total() : sums.total() + exp(splat(*sink - peak * scale))[0];
 }
 
 // Adds the weighted values of `count` slots to the outputs of M queries, for V vectors of dimensions.
@@ -191,30 +207,40 @@ void prefetch(const float* p, int64_t count) {
   for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i, 0, 2);
 }
 
-// Adds the weighted values of all blocks to the outputs of `count` queries, of which each sees `lengths` positions.
+// Positions begin … end - 1 that a query sees.
+typedef Range Seen;
+
+// Adds the weighted values of all blocks to the outputs of `count` queries. Both ends of what they see ascend.
 void add_all_values(const RowTile& tile, int64_t head, const Cache& cache, int64_t blocks, const float* all_weights,
-                    int64_t count, const int64_t* lengths, float* const* to) {
+                    int64_t count, const Seen* seen, float* const* to) {
   const int64_t slots = cache.slots, dim = cache.dim, stride = blocks * slots;
   for (int64_t b = 0; b < blocks; ++b) {
     const float *weights = all_weights + b * slots, *values = cache.values_of(tile.table[b], head);
     if (b + kBlocksAhead < blocks) prefetch(cache.values_of(tile.table[b + kBlocksAhead], head), slots * dim);
-    const int64_t common = std::min(slots, lengths[0] - b * slots);  // the first row sees the fewest slots
-    if (common > 0)
-      with_count(count, [&]<int M>() { add_values_block<M>(weights, stride, values, common, dim, to); });
-    const int64_t done = std::max<int64_t>(common, 0);
-    for (int64_t m = 0; m < count; ++m) {
-      const int64_t rest = std::min(slots, lengths[m] - b * slots) - done;
-      if (rest > 0)
-        add_values_block<1>(weights + m * stride + done, stride, values + done * dim, rest, dim, to + m);
-    }
+    auto in_block = [&](int64_t position) { return std::clamp<int64_t>(position - b * slots, 0, slots); };
+    auto add_own = [&](int64_t m, int64_t begin, int64_t end) {
+      if (end > begin)
+        add_values_block<1>(weights + m * stride + begin, stride, values + begin * dim, end - begin, dim, to + m);
+    };
+    // slots that all queries see, between those that only the first or only the last ones see
+    const int64_t begin = in_block(seen[count - 1].begin), end = std::max(begin, in_block(seen[0].end));
+    for (int64_t m = 0; m < count; ++m) add_own(m, in_block(seen[m].begin), std::min(begin, in_block(seen[m].end)));
+    if (end > begin)
+      with_count(count, [&]<int M>() {
+        add_values_block<M>(weights + begin, stride, values + begin * dim, end - begin, dim, to);
+      });
+    for (int64_t m = 0; m < count; ++m) add_own(m, std::max(end, in_block(seen[m].begin)), in_block(seen[m].end));
   }
 }
 
 // Computes all queries of a tile's rows that share one key-value head, at most kTile at a time.
-void attend(const RowTile& tile, int64_t head, const float* queries, const Cache& cache, int64_t num_heads,
-            float* out) {
+void attend(RowTile tile, int64_t head, const float* queries, const Cache& cache, int64_t num_heads,
+            const Form& form, float* out) {
   static thread_local std::vector<float> room;
   const int64_t group = num_heads / cache.heads, dim = cache.dim, slots = cache.slots;
+  const int64_t skipped = std::max<int64_t>(0, tile.position + 1 - form.window) / slots;  // blocks before the window
+  tile.table += skipped;
+  tile.position -= skipped * slots;
   const int64_t length = tile.position + tile.rows;
   const int64_t blocks = count_tiles(length, slots), stride = blocks * slots;
   if (static_cast<int64_t>(room.size()) < kTile * stride) room.resize(kTile * stride);
@@ -222,16 +248,17 @@ void attend(const RowTile& tile, int64_t head, const float* queries, const Cache
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const Range part = tile_rows(all, chunks, chunk);
     const int64_t count = part.end - part.begin;
-    const float* q[kTile];
+    const float *q[kTile], *sinks[kTile];
     float* to[kTile];
-    int64_t lengths[kTile];
+    Seen seen[kTile];
     float sums[kTile];
     for (int64_t m = 0; m < count; ++m) {
-      const int64_t row = (part.begin + m) / group, query = (part.begin + m) % group;
-      const int64_t offset = ((tile.row + row) * num_heads + head * group + query) * dim;
+      const int64_t row = (part.begin + m) / group, query = head * group + (part.begin + m) % group;
+      const int64_t offset = ((tile.row + row) * num_heads + query) * dim, end = tile.position + row + 1;
       q[m] = queries + offset;
       to[m] = out + offset;
-      lengths[m] = tile.position + row + 1;
+      seen[m] = {std::max<int64_t>(0, end - form.window), end};
+      sinks[m] = form.sinks == nullptr ? nullptr : form.sinks + query;
       std::fill(to[m], to[m] + dim, 0.0f);
     }
     with_count(count, [&]<int M>() {
@@ -244,9 +271,13 @@ void attend(const RowTile& tile, int64_t head, const float* queries, const Cache
         score_block<M>(q, cache.keys_of(tile.table[b], head), slots, dim, room.data() + b * slots, stride);
       }
     });
-    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-    for (int64_t m = 0; m < count; ++m) sums[m] = exponentiate(room.data() + m * stride, lengths[m], scale);
-    add_all_values(tile, head, cache, blocks, room.data(), count, lengths, to);
+    for (int64_t m = 0; m < count; ++m) {
+      float* scores = room.data() + m * stride + seen[m].begin;
+      const int64_t positions = seen[m].end - seen[m].begin;
+      if (form.cap != 0) cap_scores(scores, positions, form.scale, form.cap);
+      sums[m] = exponentiate(scores, positions, form.cap != 0 ? 1.0f : form.scale, sinks[m]);
+    }
+    add_all_values(tile, head, cache, blocks, room.data(), count, seen, to);
     for (int64_t m = 0; m < count; ++m) {
       const float inverse = 1.0f / sums[m];
       for (int64_t d = 0; d < dim; ++d) to[m][d] *= inverse;
@@ -287,15 +318,18 @@ void hr_rope_and_cache(const float* qkv, const float* query_norm, const float* k
   });
 }
 
-// Attends from queries [rows, heads, dim] to the positions of their sequences up to their own; `out` is alike.
+// Attends from queries [rows, heads, dim] to the positions of their sequences up to their own; `out` is alike. For
+// scale, cap, window and sinks, see Form.
 void hr_attention(const float* queries, float* keys, float* values, const int64_t* positions,
                   const int64_t* sequences, const int64_t* tables, int64_t width, int64_t rows, int64_t num_heads,
-                  int64_t kv_heads, int64_t dim, int64_t slots, float* out) {
+                  int64_t kv_heads, int64_t dim, int64_t slots, float scale, float cap, int64_t window,
+                  const float* sinks, float* out) {
+  const Form form{scale, cap, window, sinks};
   const Cache cache{keys, values, kv_heads, slots, dim};
   const int64_t most = std::max<int64_t>(1, 2 * kTile / (num_heads / kv_heads));
   const std::vector<RowTile>& tiles = tiles_of(positions, sequences, tables, width, rows, most);
   for_each(static_cast<int64_t>(tiles.size()) * kv_heads, 1, [&](int64_t i) {
-    attend(tiles[i / kv_heads], i % kv_heads, queries, cache, num_heads, out);
+    attend(tiles[i / kv_heads], i % kv_heads, queries, cache, num_heads, form, out);
   });
 }
 

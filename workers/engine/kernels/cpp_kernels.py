@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import HeadLayout
+from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
 from workers.engine.quantization.cpp_linear import OutputBuffers
 from workers.engine.quantization.grouped_linear import CppGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
@@ -22,12 +22,14 @@ from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
 from workers.engine.quantization.unquantized import UNQUANTIZED
 
+_NO_WINDOW = 2**62  # positions: more than any sequence has
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
     "hr_add_rms_norm": [_POINTER] * 4 + [_COUNT] * 2 + [_FLOAT],
-    "hr_silu_mul": [_POINTER] * 2 + [_COUNT] * 2,
+    "hr_activate": [_POINTER] * 2 + [_COUNT] * 3 + [_FLOAT] * 2,
+    "hr_soft_cap": [_POINTER] + [_COUNT] * 2 + [_FLOAT],
     "hr_rope_and_cache": [_POINTER] * 3 + [_FLOAT] + [_POINTER] * 5 + [_COUNT] * 6 + [_POINTER] * 3,
-    "hr_attention": [_POINTER] * 6 + [_COUNT] * 6 + [_POINTER],
+    "hr_attention": [_POINTER] * 6 + [_COUNT] * 6 + [_FLOAT] * 2 + [_COUNT] + [_POINTER] * 2,
     "hr_pack": [_POINTER] * 2 + [_COUNT] * 2,
     "hr_product": [_POINTER] * 4 + [_COUNT] * 3,
     "hr_int8_pack": [_POINTER] * 3 + [_COUNT] * 2,
@@ -126,7 +128,9 @@ class CppKernels:
         )
         return queries
 
-    def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
+    def attention(
+        self, queries: Tensor, cache: LayerCache, step: StepInputs, form: AttentionForm = PLAIN_ATTENTION
+    ) -> Tensor:
         rows, heads, dim = queries.shape
         out = self._buffers.take("attended", rows, heads * dim)
         self._library.hr_attention(
@@ -138,15 +142,24 @@ class CppKernels:
             cache.keys.shape[1],
             dim,
             cache.block_size,
+            form.scale_of(dim),
+            form.softcap or 0.0,
+            form.window or _NO_WINDOW,
+            None if form.sinks is None else form.sinks.data_ptr(),
             out.data_ptr(),
         )
         return out
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
+    def activate(self, gate_up: Tensor, activation: Activation = Activation.SILU) -> Tensor:
         rows, size = len(gate_up), gate_up.shape[1] // 2
         out = self._buffers.take("activated", rows, size)
-        self._library.hr_silu_mul(gate_up.data_ptr(), out.data_ptr(), rows, size)
+        pointers = (gate_up.data_ptr(), out.data_ptr())
+        self._library.hr_activate(*pointers, rows, size, activation, SWIGLU_STEEPNESS, SWIGLU_LIMIT)
         return out
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        self._library.hr_soft_cap(x.data_ptr(), *x.shape, cap)
+        return x
 
 
 def _row_arguments(step: StepInputs) -> tuple[int, int, int, int, int]:

@@ -1,4 +1,4 @@
-// Norms and activations; each row is independent of the others.
+// Norms, activations and soft caps; each row is independent of the others.
 #include <cmath>
 
 #include "vector.h"
@@ -47,16 +47,47 @@ void hr_add_rms_norm(const float* x, float* residual, const float* weight, float
   });
 }
 
-// Computes out [rows, size] = silu(gate) * up, with gate and up side by side in [rows, 2 * size].
-void hr_silu_mul(const float* gate_up, float* out, int64_t rows, int64_t size) {
-  auto silu_mul = [](Vec gate, Vec up) { return gate / (exp(-gate) + 1.0f) * up; };
+// Computes out [rows, size] from gate and up side by side in [rows, 2 * size]. Activations: 0 is silu(gate) * up;
+// 1 is gelu(gate) * up by the approximation with tanh, which is gate times a logistic function; 2 is the clamped
+// gate of gpt-oss, with its steepness and limit.
+void hr_activate(const float* gate_up, float* out, int64_t rows, int64_t size, int64_t activation, float steepness,
+                 float limit) {
+  auto silu = [](Vec gate, Vec up) { return gate / (exp(-gate) + 1.0f) * up; };
+  auto gelu = [](Vec gate, Vec up) {
+    const Vec inner = 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate);  // 2 sqrt(2 / pi)
+    return gate / (exp(-inner) + 1.0f) * up;
+  };
+  auto clamped = [=](Vec gate, Vec up) {
+    const Vec most = splat(limit);
+    gate = gate > most ? most : gate;
+    up = up > most ? most : up;
+    up = up < -most ? -most : up;
+    return (up + 1.0f) * (gate / (exp(-gate * steepness) + 1.0f));
+  };
+  auto run = [&](const auto& activate) {
+    for_each(rows, kMinPerThread / 4 / size, [&](int64_t row) {
+      const float *gate = gate_up + row * 2 * size, *up = gate + size;
+      float* to = out + row * size;
+      for (int64_t i = 0; i < size; i += kLanes) {
+        const int64_t left = size - i;
+        store_part(to + i, activate(load_part(gate + i, left), load_part(up + i, left)), left);
+      }
+    });
+  };
+  if (activation == 0)
+    run(silu);
+  else if (activation == 1)
+    run(gelu);
+  else
+    run(clamped);
+}
+
+// Replaces x, [rows, size], by cap * tanh(x / cap).
+void hr_soft_cap(float* x, int64_t rows, int64_t size, float cap) {
   for_each(rows, kMinPerThread / 4 / size, [&](int64_t row) {
-    const float *gate = gate_up + row * 2 * size, *up = gate + size;
-    float* to = out + row * size;
-    for (int64_t i = 0; i < size; i += kLanes) {
-      const int64_t left = size - i;
-      store_part(to + i, silu_mul(load_part(gate + i, left), load_part(up + i, left)), left);
-    }
+    float* at = x + row * size;
+    for (int64_t i = 0; i < size; i += kLanes)
+      store_part(at + i, tanh(load_part(at + i, size - i) / cap) * cap, size - i);
   });
 }
 

@@ -20,20 +20,37 @@ def add_rms_norm(x, residual, weight, out, eps, SIZE: tl.constexpr, WIDTH: tl.co
         row = (row + tl.load(x + here, mask=inside, other=0).to(tl.float32)).to(residual.dtype.element_ty)
         tl.store(residual + here, row, mask=inside)
         row = row.to(tl.float32)
-    normed = (row * tl.rsqrt(tl.sum(row * row) / SIZE + eps)).to(out.dtype.element_ty).to(tl.float32)
+    normed = (row * tl.rsqrt(tl.sum(row * row) / SIZE + eps)).to(weight.dtype.element_ty).to(tl.float32)
     scaled = normed * tl.load(weight + columns, mask=inside, other=0).to(tl.float32)
     tl.store(out + here, scaled.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def silu_mul(gate_up, out, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """Compute silu(gate) * up for WIDTH columns of a row."""
+def activate(
+    gate_up,
+    out,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    STEEPNESS: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    """Compute an `Activation` for WIDTH columns of a row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < SIZE
     gate = tl.load(gate_up + row * 2 * SIZE + columns, mask=inside, other=0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * SIZE + SIZE + columns, mask=inside, other=0).to(tl.float32)
-    activated = (gate / (1 + tl.exp(-gate))).to(out.dtype.element_ty).to(tl.float32)
+    inner = gate
+    if ACTIVATION == 1:
+        inner = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)  # 2 sqrt(2 / pi)
+    if ACTIVATION == 2:
+        gate = tl.where(gate > LIMIT, LIMIT, gate)
+        up = tl.where(up > LIMIT, LIMIT, tl.where(up < -LIMIT, -LIMIT, up)) + 1
+        inner = gate * STEEPNESS
+    if ACTIVATION != 0:
+        inner = tl.where(inner < -80, -80.0, inner)  # e^80 is a float32
+    activated = (gate / (1 + tl.exp(-inner))).to(out.dtype.element_ty).to(tl.float32)
     tl.store(out + row * SIZE + columns, (activated * up).to(out.dtype.element_ty), mask=inside)
 
 
@@ -81,8 +98,8 @@ def rope_and_cache(
             else:
                 low = tl.load(key_norm + at, mask=inside, other=0)
                 high = tl.load(key_norm + half + at, mask=inside, other=0)
-            first = (first * scale).to(dtype).to(tl.float32) * low.to(tl.float32)
-            second = (second * scale).to(dtype).to(tl.float32) * high.to(tl.float32)
+            first = (first * scale).to(low.dtype).to(tl.float32) * low.to(tl.float32)
+            second = (second * scale).to(high.dtype).to(tl.float32) * high.to(tl.float32)
         turn = position * half + at
         c = tl.load(cos + turn, mask=inside, other=0)
         s = tl.load(sin + turn, mask=inside, other=0)

@@ -70,7 +70,7 @@ def _for_cuda(device: torch.device, quantization: Quantization) -> Kernels:
         from workers.engine.kernels.triton_kernels import TritonKernels  # noqa: PLC0415  CPU builds of torch come without Triton
 
         with on_device(device):  # Triton compiles at first use and needs a C compiler
-            TritonKernels().silu_mul(torch.ones(1, 2, device=device))
+            TritonKernels().activate(torch.ones(1, 2, device=device))
     except (ImportError, OSError, RuntimeError, SubprocessError) as error:
         effect = "plain torch is used: a small part of the speed"
         _log.warning("kernels_unavailable", reason=str(error), effect=effect)

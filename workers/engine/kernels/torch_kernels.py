@@ -6,11 +6,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import gelu, silu
 
-from workers.engine.execution.paged_attention import LayerCache, paged_attention, write_cache
+from workers.engine.execution.paged_attention import (
+    PLAIN_ATTENTION,
+    AttentionForm,
+    LayerCache,
+    paged_attention,
+    write_cache,
+)
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import HeadLayout
+from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
 from workers.engine.quantization.grouped_linear import TorchGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
@@ -43,7 +49,7 @@ class TorchKernels:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        return weight * normed.to(x.dtype)
+        return (weight * normed.to(weight.dtype)).to(x.dtype)
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
         residual += x
@@ -67,12 +73,22 @@ class TorchKernels:
         write_cache(cache, step, _rotate(keys, cos, sin), values)
         return _rotate(queries, cos, sin)
 
-    def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
-        return paged_attention(queries, cache, step)
+    def attention(
+        self, queries: Tensor, cache: LayerCache, step: StepInputs, form: AttentionForm = PLAIN_ATTENTION
+    ) -> Tensor:
+        return paged_attention(queries, cache, step, form)
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
+    def activate(self, gate_up: Tensor, activation: Activation = Activation.SILU) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        return silu(gate) * up
+        if activation is Activation.SILU:
+            return silu(gate) * up
+        if activation is Activation.GELU_TANH:
+            return gelu(gate, approximate="tanh") * up
+        gate, up = gate.clamp(max=SWIGLU_LIMIT), up.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT)
+        return (up + 1) * (gate * (gate * SWIGLU_STEEPNESS).sigmoid())
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return (x / cap).tanh() * cap
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

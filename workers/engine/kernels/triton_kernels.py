@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from triton import next_power_of_2
 
-from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import HeadLayout
+from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
 from workers.engine.kernels.attention_triton import attend, merge
-from workers.engine.kernels.rows_triton import add_rms_norm, rope_and_cache, silu_mul
+from workers.engine.kernels.rows_triton import activate, add_rms_norm, rope_and_cache
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
@@ -97,7 +97,9 @@ class TritonKernels:
         )
         return queries
 
-    def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
+    def attention(
+        self, queries: Tensor, cache: LayerCache, step: StepInputs, form: AttentionForm = PLAIN_ATTENTION
+    ) -> Tensor:
         rows, heads, dim = queries.shape
         kv_heads = cache.values.shape[1]
         group = next_power_of_2(heads // kv_heads)
@@ -120,7 +122,10 @@ class TritonKernels:
             step.block_tables.shape[1],
             rows,
             span,
-            dim**-0.5 * math.log2(math.e),
+            form.scale_of(dim) * math.log2(math.e),
+            None if form.softcap is None else form.softcap * math.log2(math.e),
+            form.window,
+            None if splits > 1 else form.sinks,
             mixed,
             peaks,
             totals,
@@ -136,17 +141,30 @@ class TritonKernels:
             num_warps=4,
         )
         if splits > 1:
-            _merge_splits((mixed, peaks, totals), step.positions, span, out, dim_width=width)
+            _merge_splits((mixed, peaks, totals), step.positions, span, form, out, dim_width=width)
         return out.view(rows, -1)
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
+    def activate(self, gate_up: Tensor, activation: Activation = Activation.SILU) -> Tensor:
         rows, size = len(gate_up), gate_up.shape[1] // 2
         out = gate_up.new_empty(rows, size)
-        silu_mul[rows, -(-size // _COLUMNS_PER_PROGRAM)](gate_up, out, SIZE=size, WIDTH=_COLUMNS_PER_PROGRAM)
+        activate[rows, -(-size // _COLUMNS_PER_PROGRAM)](
+            gate_up,
+            out,
+            SIZE=size,
+            WIDTH=_COLUMNS_PER_PROGRAM,
+            ACTIVATION=int(activation),
+            STEEPNESS=SWIGLU_STEEPNESS,
+            LIMIT=SWIGLU_LIMIT,
+        )
         return out
 
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return (x / cap).tanh() * cap
 
-def _merge_splits(parts: tuple[Any, ...], positions: Tensor, span: int, out: Tensor, *, dim_width: int) -> None:
+
+def _merge_splits(
+    parts: tuple[Any, ...], positions: Tensor, span: int, form: AttentionForm, out: Tensor, *, dim_width: int
+) -> None:
     rows, heads, dim = out.shape
     splits = parts[0].shape[2]
     merge[rows, heads](
@@ -154,6 +172,8 @@ def _merge_splits(parts: tuple[Any, ...], positions: Tensor, span: int, out: Ten
         positions,
         splits,
         span,
+        form.window,
+        form.sinks,
         out,
         HEADS=heads,
         DIM=dim,

@@ -106,6 +106,20 @@ inline Vec exp(Vec x) {
   return p * (Vec)power;  // the bits as a float
 }
 
+// Returns tanh(x) within 3 units in the last place; NaN stays NaN. The rational function is Eigen's.
+inline Vec tanh(Vec x) {
+  const Vec most = splat(7.90531110763549805f);
+  x = x > most ? most : x;
+  x = x < -most ? -most : x;
+  const Vec square = x * x;
+  Vec p = splat(-2.76076847742355e-16f), q = splat(1.19825839466702e-06f);
+  for (float c : {2.00018790482477e-13f, -8.60467152213735e-11f, 5.12229709037114e-08f, 1.48572235717979e-05f,
+                  6.37261928875436e-04f, 4.89352455891786e-03f})
+    p = fma(p, square, splat(c));
+  for (float c : {1.18534705686654e-04f, 2.26843463243900e-03f, 4.89352518554385e-03f}) q = fma(q, square, splat(c));
+  return x * p / q;
+}
+
 // Calls f(0) … f(count - 1) on torch's threads. Each thread takes the next item when it has finished one, so
 // unequal items and a busy core do not delay the rest. `min_per_thread`: items that make another thread worthwhile.
 template <class F>

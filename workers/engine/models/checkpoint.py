@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -113,6 +113,9 @@ class WeightReader:
 
     Args:
         stored: format of the checkpoint's matrices.
+
+    Attributes:
+        tensors: the checkpoint.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class WeightReader:
         kernels: Kernels,
         stored: StoredFormat,
     ) -> None:
-        self._checkpoint = checkpoint
+        self.tensors = checkpoint
         self._dtype = dtype
         self._device = device
         self._kernels = kernels
@@ -131,33 +134,42 @@ class WeightReader:
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         """Return a tensor of floats. Raises ConfigError if it is missing, has another shape or type, or has NaN."""
-        tensor = read_floats(self._checkpoint, name, shape)
-        refuse_infinite(self._checkpoint.file(name), name, tensor)
+        tensor = read_floats(self.tensors, name, shape)
+        refuse_infinite(self.tensors.file(name), name, tensor)
         return tensor.to(self._device, self._dtype)
+
+    def norm(self, name: str, size: int, *, offset: float = 0.0, wide: bool = False) -> Tensor:
+        """Return the weight of a norm plus `offset`, in float32 if it is `wide`. Raises ConfigError."""
+        weight = read_floats(self.tensors, name, (size,))
+        refuse_infinite(self.tensors.file(name), name, weight)
+        if offset and not weight.is_meta:
+            weight = weight.float() + offset
+        return weight.to(self._device, torch.float32 if wide else self._dtype)
 
     def refuse_leftovers(self, unused: Set[str] = frozenset()) -> None:
         """Raise ConfigError for tensors that the model does not use, except `unused`.
 
         Old checkpoints also carry `rotary_emb.inv_freq`, which is computed instead.
         """
-        left = {name for name in self._checkpoint.unread - unused if not name.endswith("rotary_emb.inv_freq")}
+        left = {name for name in self.tensors.unread - unused if not name.endswith("rotary_emb.inv_freq")}
         if left:
             raise ConfigError(
                 f"the checkpoint has tensors that its architecture does not use: {', '.join(sorted(left)[:3])}"
             )
 
-    def linear(self, prefix: str, parts: dict[str, int], size: int) -> Linear:
+    def linear(self, prefix: str, parts: dict[str, int], size: int, *, head: bool = False) -> Linear:
         """Return one fused layer for several matrices with the same input, including their biases.
 
         Args:
             prefix: common beginning of the matrices' names in the checkpoint.
             parts: the rest of each name, with the matrix's number of outputs.
             size: number of inputs.
+            head: the layer is as sensitive to rounding as the output head, and has its format.
         """
         names = {f"{prefix}.{part}": out for part, out in parts.items()}
         weights = [self._matrix(name, out, size) for name, out in names.items()]
         biases = [
-            self.tensor(f"{name}.bias", out) if f"{name}.bias" in self._checkpoint else None
+            self.tensor(f"{name}.bias", out) if f"{name}.bias" in self.tensors else None
             for name, out in names.items()
         ]
         bias = None
@@ -165,10 +177,17 @@ class WeightReader:
             zeros = torch.zeros(sum(parts.values()), dtype=self._dtype, device=self._device)
             split = torch.split(zeros, list(parts.values()))
             bias = join([zero if b is None else b for b, zero in zip(biases, split, strict=True)])
+        return self.layer(weights, bias, head=head)
+
+    def layer(
+        self, weights: Sequence[Tensor | GroupedWeight], bias: Tensor | None, *, head: bool = False
+    ) -> Linear:
+        """Return one fused layer for several matrices with the same input."""
+        weights = [self._placed(weight) for weight in weights]
         grouped = [weight for weight in weights if isinstance(weight, GroupedWeight)]
         if len(grouped) == len(weights) and alike(grouped):
             return self._kernels.grouped_linear(concatenate(grouped), bias)
-        return self._kernels.linear([self._expanded(weight) for weight in weights], bias)
+        return self._kernels.linear([self._expanded(weight) for weight in weights], bias, head=head)
 
     def head(self, name: str, outputs: int, inputs: int, embedding: Tensor | None) -> Linear:
         """Return the output head: the matrix of that name, which is `embedding` if that is given."""
@@ -178,12 +197,15 @@ class WeightReader:
         return self._kernels.linear([weight if embedding is None else embedding], None, keep=True, head=True)
 
     def _matrix(self, name: str, outputs: int, inputs: int) -> Tensor | GroupedWeight:
-        found = self._stored.matrix(self._checkpoint, name, outputs, inputs)
-        if isinstance(found, GroupedWeight):
-            return found.to(self._device) if self._kernels.keeps_groups else self._expanded(found)
-        if not self._kernels.packed:
-            refuse_infinite(self._checkpoint.file(f"{name}.weight"), f"{name}.weight", found)
-        return found.to(self._device, self._dtype)
+        found = self._stored.matrix(self.tensors, name, outputs, inputs)
+        if not isinstance(found, GroupedWeight) and not self._kernels.packed:
+            refuse_infinite(self.tensors.file(f"{name}.weight"), f"{name}.weight", found)
+        return self._placed(found)
+
+    def _placed(self, weight: Tensor | GroupedWeight) -> Tensor | GroupedWeight:
+        if isinstance(weight, GroupedWeight) and self._kernels.keeps_groups:
+            return weight.to(self._device)
+        return self._expanded(weight)
 
     def _expanded(self, weight: Tensor | GroupedWeight) -> Tensor:
         values = weight.dequantize() if isinstance(weight, GroupedWeight) else weight

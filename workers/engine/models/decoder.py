@@ -22,8 +22,8 @@ class DecoderConfig:
     """Dimensions of a decoder that the engine needs.
 
     Attributes:
-        sliding_window: positions that a token attends to, where the checkpoint uses a window. The model code
-            attends to all positions, which is the same for sequences up to that length.
+        sliding_window: positions that a token attends to, where the checkpoint uses a window that the model code
+            does not compute: attention to all positions is the same for sequences up to that length.
     """
 
     architecture: str

@@ -1,4 +1,6 @@
-"""Decoder of the Llama family: Llama, SmolLM2, Mistral, Qwen2 (biases) and Qwen3 (norms of queries and keys).
+"""Decoder with Llama's layer and its variations.
+
+They are norms of queries and keys and of what a layer adds, windows, soft caps, sinks, and mixtures of experts.
 
 `load_llama` maps the tensors of a checkpoint to its weights.
 """
@@ -6,31 +8,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
-from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.execution.paged_attention import AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import HeadLayout, Kernels
+from workers.engine.kernels import Activation, HeadLayout, Kernels
 from workers.engine.models.checkpoint import WeightReader
 from workers.engine.models.decoder import never
+from workers.engine.models.families.experts import load_experts
 from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
 from workers.engine.quantization.interface import Linear
 
 
+class Mlp(Protocol):
+    """MLP of a layer.
+
+    Attributes:
+        recordable: it never waits for the device.
+    """
+
+    @property
+    def recordable(self) -> bool: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class DenseMlp:
+    """MLP that computes every row alike; see `Mlp`. `gate_up` is a fused projection."""
+
+    gate_up: Linear
+    down: Linear
+    activation: Activation
+    kernels: Kernels
+    recordable: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self.kernels.activate(self.gate_up(x), self.activation))
+
+
 @dataclass(frozen=True)
 class LayerWeights:
-    """Weights of one layer. `qkv` and `gate_up` are fused projections; the norms are vectors."""
+    """Weights of one layer. `qkv` is a fused projection; the norms are vectors, those of added values optional."""
 
+    layout: HeadLayout
+    form: AttentionForm
     input_norm: Tensor
     qkv: Linear
     qk_norms: tuple[Tensor, Tensor] | None
     output: Linear
+    output_norm: Tensor | None
     mlp_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    mlp: Mlp
+    mlp_output_norm: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -44,15 +79,14 @@ class LlamaWeights:
 
 
 class Llama:
-    """Decoder of the Llama family; see `Decoder`."""
+    """Decoder of stacked layers; see the module and `Decoder`."""
 
-    def __init__(
-        self, config: LlamaModelConfig, weights: LlamaWeights, layout: HeadLayout, kernels: Kernels
-    ) -> None:
+    def __init__(self, config: LlamaModelConfig, weights: LlamaWeights, kernels: Kernels) -> None:
         self.config = config
         self._weights = weights
-        self._layout = layout
         self._kernels = kernels
+        # rounded to the weights' type, as in transformers
+        self._scale = float(torch.tensor(config.embedding_scale, dtype=weights.embedding.dtype))
 
     @property
     def embedding(self) -> Tensor:
@@ -60,28 +94,34 @@ class Llama:
 
     @property
     def recordable(self) -> bool:
-        return self._kernels.recordable
+        return self._kernels.recordable and all(layer.mlp.recordable for layer in self._weights.layers)
 
     def forward(
         self, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool] = never
     ) -> Tensor | None:
         """See `Decoder`."""
-        eps, kernels = self.config.norm_eps, self._kernels
+        c, kernels = self.config, self._kernels
         residual = self._weights.embedding[step.tokens]
-        x = kernels.rms_norm(residual, self._weights.layers[0].input_norm, eps)
+        if c.embedding_scale != 1.0:
+            residual *= self._scale
+        x = kernels.rms_norm(residual, self._weights.layers[0].input_norm, c.norm_eps)
         norms = [layer.input_norm for layer in self._weights.layers[1:]]
         for layer, cache, next_norm in zip(self._weights.layers, caches, [*norms, None], strict=True):
             if interrupted():
                 return None
-            queries = kernels.rope_and_cache(layer.qkv(x), self._layout, layer.qk_norms, cache, step)
-            x = layer.output(kernels.attention(queries, cache, step))
-            x = kernels.add_rms_norm(x, residual, layer.mlp_norm, eps)
-            x = layer.down(kernels.silu_mul(layer.gate_up(x)))
+            queries = kernels.rope_and_cache(layer.qkv(x), layer.layout, layer.qk_norms, cache, step)
+            x = self._normed(layer.output(kernels.attention(queries, cache, step, layer.form)), layer.output_norm)
+            x = kernels.add_rms_norm(x, residual, layer.mlp_norm, c.norm_eps)
+            x = self._normed(layer.mlp(x), layer.mlp_output_norm)
             if next_norm is not None:
-                x = kernels.add_rms_norm(x, residual, next_norm, eps)
+                x = kernels.add_rms_norm(x, residual, next_norm, c.norm_eps)
         rows = step.sample_rows
-        last = kernels.add_rms_norm(x[rows], residual[rows], self._weights.norm, eps)
-        return self._weights.head(last)
+        last = kernels.add_rms_norm(x[rows], residual[rows], self._weights.norm, c.norm_eps)
+        logits = self._weights.head(last)
+        return logits if c.logit_cap is None else kernels.soft_cap(logits, c.logit_cap)
+
+    def _normed(self, x: Tensor, norm: Tensor | None) -> Tensor:
+        return x if norm is None else self._kernels.rms_norm(x, norm, self.config.norm_eps)
 
 
 def load_llama(
@@ -92,41 +132,70 @@ def load_llama(
     progress: Callable[[float], None],
 ) -> Llama:
     """Load a checkpoint with Hugging Face's tensor names. Raises ConfigError where it does not fit `config`."""
-    layers = []
-    for index in range(config.num_layers):
-        layers.append(_load_layer(reader, config, index))
-        progress((index + 1) / (config.num_layers + 1))
     shape = config.vocab_size, config.hidden_size
     embedding = reader.tensor("model.embed_tokens.weight", *shape)
+    layout = _layout(config, max_model_len, embedding.device)
+    local_layout = layout
+    if config.local_rope is not None:
+        local_layout = _layout(replace(config, rope=config.local_rope), max_model_len, embedding.device)
+    layers = []
+    for index, window in enumerate(config.windows):
+        layers.append(_load_layer(reader, config, index, layout if window is None else local_layout, kernels))
+        progress((index + 1) / (config.num_layers + 1))
     tied = config.tie_word_embeddings
     head = reader.head("model.embed_tokens" if tied else "lm_head", *shape, embedding if tied else None)
-    norm = reader.tensor("model.norm.weight", config.hidden_size)
-    weights = LlamaWeights(embedding, tuple(layers), norm, head)
+    weights = LlamaWeights(embedding, tuple(layers), _norm(reader, config, "model.norm"), head)
     reader.refuse_leftovers({"lm_head.weight"} if tied else frozenset())
-    cos, sin = (table.to(embedding.device) for table in rope_table(config.rope, config.head_dim, max_model_len))
-    layout = HeadLayout(config.num_heads, config.num_kv_heads, config.head_dim, cos, sin, config.norm_eps)
     progress(1.0)
-    return Llama(config, weights, layout, kernels)
+    return Llama(config, weights, kernels)
 
 
-def _load_layer(reader: WeightReader, c: LlamaModelConfig, index: int) -> LayerWeights:
+def _layout(c: LlamaModelConfig, length: int, device: torch.device) -> HeadLayout:
+    cos, sin = (table.to(device) for table in rope_table(c.rope, c.head_dim, length))
+    return HeadLayout(c.num_heads, c.num_kv_heads, c.head_dim, cos, sin, c.norm_eps)
+
+
+def _norm(reader: WeightReader, c: LlamaModelConfig, name: str, size: int | None = None) -> Tensor:
+    return reader.norm(f"{name}.weight", size or c.hidden_size, offset=c.norm_offset, wide=c.wide_norms)
+
+
+def _load_layer(
+    reader: WeightReader, c: LlamaModelConfig, index: int, layout: HeadLayout, kernels: Kernels
+) -> LayerWeights:
     prefix = f"model.layers.{index}"
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    attention = f"{prefix}.self_attn"
     heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     qk_norms = None
     if c.qk_norm:
-        qk_norms = (
-            reader.tensor(f"{attention}.q_norm.weight", c.head_dim),
-            reader.tensor(f"{attention}.k_norm.weight", c.head_dim),
-        )
+        query_norm, key_norm = (_norm(reader, c, f"{attention}.{name}_norm", c.head_dim) for name in ("q", "k"))
+        qk_norms = (query_norm, key_norm)
+    form = AttentionForm(
+        scale=None if c.query_scalar is None else c.query_scalar**-0.5,
+        window=c.windows[index],
+        softcap=c.score_cap,
+        sinks=reader.tensor(f"{attention}.sinks", c.num_heads) if c.sinks else None,
+    )
+    mlp_norm = "pre_feedforward_layernorm" if c.post_norms else "post_attention_layernorm"
     return LayerWeights(
-        input_norm=reader.tensor(f"{prefix}.input_layernorm.weight", c.hidden_size),
+        layout=layout,
+        form=form,
+        input_norm=_norm(reader, c, f"{prefix}.input_layernorm"),
         qkv=reader.linear(attention, {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}, c.hidden_size),
         qk_norms=qk_norms,
         output=reader.linear(attention, {"o_proj": c.hidden_size}, heads),
-        mlp_norm=reader.tensor(f"{prefix}.post_attention_layernorm.weight", c.hidden_size),
-        gate_up=reader.linear(
-            mlp, {"gate_proj": c.intermediate_size, "up_proj": c.intermediate_size}, c.hidden_size
-        ),
-        down=reader.linear(mlp, {"down_proj": c.hidden_size}, c.intermediate_size),
+        output_norm=_norm(reader, c, f"{prefix}.post_attention_layernorm") if c.post_norms else None,
+        mlp_norm=_norm(reader, c, f"{prefix}.{mlp_norm}"),
+        mlp=_load_mlp(reader, c, index, kernels),
+        mlp_output_norm=_norm(reader, c, f"{prefix}.post_feedforward_layernorm") if c.post_norms else None,
     )
+
+
+def _load_mlp(reader: WeightReader, c: LlamaModelConfig, index: int, kernels: Kernels) -> Mlp:
+    layer = f"model.layers.{index}"
+    if c.experts is not None and index in c.experts.layers:
+        return load_experts(reader, c, layer, kernels)
+    prefix = f"{layer}.mlp"
+    sizes = {"gate_proj": c.intermediate_size, "up_proj": c.intermediate_size}
+    gate_up = reader.linear(prefix, sizes, c.hidden_size)
+    down = reader.linear(prefix, {"down_proj": c.hidden_size}, c.intermediate_size)
+    return DenseMlp(gate_up, down, c.activation, kernels)

@@ -1,19 +1,22 @@
-"""config.json of the Llama family.
+"""config.json of decoders with a layer like Llama's; families/ has those that differ more.
 
 Every feature that the model code would compute wrongly is refused here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import ConfigError
+from workers.engine.kernels import Activation
 from workers.engine.models.decoder import DecoderConfig, parse_token_ids
 from workers.engine.models.stored.formats import parse_stored_format
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "factors")
-_DEFAULT_WINDOW_TOKENS = 4096  # transformers' default where config.json has no sliding_window
+# transformers' defaults where config.json has no sliding_window, and no layer from which on Qwen's layers have it
+_DEFAULT_WINDOW_TOKENS, _DEFAULT_FIRST_WINDOW = 4096, 28
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,55 @@ class RopeConfig:
     scaling: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ExpertNames:
+    """Names of an experts' tensors below a layer's: of the whole, of the router, and of the parts of an expert.
+
+    `stacked`: each part of all experts is one tensor, and `gate` is both gate and up.
+    """
+
+    prefix: str
+    router: str
+    gate: str
+    up: str
+    down: str
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """Mixture of experts.
+
+    Attributes:
+        count, chosen: experts of a layer, and those that compute a row.
+        size: intermediate size of an expert.
+        layers: layers that have experts; the others have one MLP.
+        normalized: the scores of a row's experts are scaled to a sum of 1.
+    """
+
+    names: ExpertNames
+    count: int
+    chosen: int
+    size: int
+    layers: frozenset[int]
+    normalized: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class LlamaModelConfig(DecoderConfig):
-    """Dimensions and features of a decoder of the Llama family."""
+    """Dimensions and features of a decoder.
+
+    Attributes:
+        windows: for each layer, the positions that a row sees, or None for all.
+        local_rope: rotary embedding of layers with a window, where it differs.
+        query_scalar: number whose root divides scores, if it is not the dimension of a head.
+        score_cap, logit_cap: soft caps of scores and of logits.
+        norm_offset: what is added to the weights of norms.
+        wide_norms: norms multiply by their weights before they round.
+        post_norms: what attention and MLP return is normalized before it is added.
+        embedding_scale: factor on embeddings.
+        sinks: each head has a logit that takes part in the softmax without a value.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -36,49 +85,82 @@ class LlamaModelConfig(DecoderConfig):
     tie_word_embeddings: bool
     qk_norm: bool
     rope: RopeConfig
+    windows: tuple[int | None, ...]
+    local_rope: RopeConfig | None = None
+    query_scalar: float | None = None
+    score_cap: float | None = None
+    logit_cap: float | None = None
+    activation: Activation = Activation.SILU
+    norm_offset: float = 0.0
+    wide_norms: bool = False
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    sinks: bool = False
+    experts: ExpertsConfig | None = None
 
     @classmethod
     def parse(cls, architecture: str, raw: dict[str, Any]) -> LlamaModelConfig:
         """Parse config.json. Raises ConfigError for a feature that the model code does not compute."""
-        _refuse_features(raw)
-        heads = _integer(raw, "num_attention_heads")
-        hidden = _integer(raw, "hidden_size")
-        kv_heads = _integer(raw, "num_key_value_heads", heads)
-        head_dim = _integer(raw, "head_dim", hidden // heads)
+        require(raw, "hidden_act", "silu")
+        for name in ("num_local_experts", "num_experts"):
+            if raw.get(name):
+                raise ConfigError(f"config.json: {architecture} has no mixture of experts, but {name} is set")
+        return cls.read(
+            architecture,
+            raw,
+            qk_norm=architecture == "Qwen3ForCausalLM",
+            rope=read_rope(raw),
+            windows=_windows(raw, architecture),
+        )
+
+    @classmethod
+    def read(
+        cls,
+        architecture: str,
+        raw: dict[str, Any],
+        *,
+        rope: RopeConfig,
+        windows: Sequence[int | None],
+        **features: Any,
+    ) -> LlamaModelConfig:
+        """Read the dimensions; `features` are fields. Raises ConfigError for values that are not valid."""
+        parse_stored_format(raw)
+        heads = read_integer(raw, "num_attention_heads")
+        hidden = read_integer(raw, "hidden_size")
+        kv_heads = read_integer(raw, "num_key_value_heads", heads)
+        head_dim = read_integer(raw, "head_dim", hidden // heads)
         if heads % kv_heads or head_dim % 2:
             raise ConfigError(
                 f"config.json: {heads} heads of dimension {head_dim} cannot share {kv_heads} key-value heads"
             )
         return cls(
             architecture=architecture,
-            vocab_size=_integer(raw, "vocab_size"),
+            vocab_size=read_integer(raw, "vocab_size"),
             hidden_size=hidden,
-            intermediate_size=_integer(raw, "intermediate_size"),
-            num_layers=_integer(raw, "num_hidden_layers"),
+            intermediate_size=read_integer(raw, "intermediate_size"),
+            num_layers=read_integer(raw, "num_hidden_layers"),
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            max_position_embeddings=_integer(raw, "max_position_embeddings"),
+            max_position_embeddings=read_integer(raw, "max_position_embeddings"),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            qk_norm=architecture == "Qwen3ForCausalLM",
-            rope=_rope(raw),
-            sliding_window=_sliding_window(raw, architecture),
+            rope=rope,
+            windows=tuple(windows),
+            sliding_window=None,
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
             eos_token_ids=parse_token_ids(raw.get("eos_token_id")),
+            **features,
         )
 
 
-def _refuse_features(raw: dict[str, Any]) -> None:
-    parse_stored_format(raw)
-    if raw.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"config.json: hidden_act must be silu, got {raw['hidden_act']}")
-    for name in ("num_local_experts", "num_experts"):
-        if raw.get(name):
-            raise ConfigError(f"config.json: a mixture of experts is not supported ({name} is set)")
+def require(raw: dict[str, Any], name: str, value: Any) -> None:
+    """Raise ConfigError if a field has another value than the only one that is supported."""
+    if raw.get(name) not in (None, value):
+        raise ConfigError(f"config.json: {name} must be {value}, got {raw[name]}")
 
 
-def _integer(raw: dict[str, Any], name: str, default: int | None = None) -> int:
+def read_integer(raw: dict[str, Any], name: str, default: int | None = None) -> int:
     value = raw.get(name)
     if value is None:
         value = default
@@ -87,7 +169,7 @@ def _integer(raw: dict[str, Any], name: str, default: int | None = None) -> int:
     return value
 
 
-def _rope(raw: dict[str, Any]) -> RopeConfig:
+def read_rope(raw: dict[str, Any]) -> RopeConfig:
     """Parse either spelling: rope_parameters, or rope_theta beside rope_scaling."""
     scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     if any(isinstance(value, dict) for value in scaling.values()):
@@ -106,18 +188,36 @@ def _rope(raw: dict[str, Any]) -> RopeConfig:
     original = raw.get("original_max_position_embeddings")
     if original is not None:
         scaling["original_max_position_embeddings"] = original
-    scaling.setdefault("original_max_position_embeddings", _integer(raw, "max_position_embeddings"))
+    scaling.setdefault("original_max_position_embeddings", read_integer(raw, "max_position_embeddings"))
     return RopeConfig(float(theta), kind, scaling)
 
 
-def _sliding_window(raw: dict[str, Any], architecture: str) -> int | None:
-    window: int | None
+def layer_windows(raw: dict[str, Any], window: int | None, default: Sequence[bool]) -> list[int | None]:
+    """Return the window of each layer by `layer_types`, or else by `default`, which says whether a layer has it.
+
+    Raises ConfigError for other types of layers.
+    """
+    layers = read_integer(raw, "num_hidden_layers")
+    local = [name == "sliding_attention" for name in raw.get("layer_types") or ()] or list(default)
+    unknown = set(raw.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+    if unknown or len(local) != layers:
+        raise ConfigError(
+            f"config.json: layer_types must have {layers} entries, full_attention or sliding_attention; got "
+            f"{', '.join(sorted(unknown)) or len(local)}"
+        )
+    if window is not None:
+        window = read_integer({"sliding_window": window}, "sliding_window")
+    return [window if is_local else None for is_local in local]
+
+
+def _windows(raw: dict[str, Any], architecture: str) -> list[int | None]:
+    layers = read_integer(raw, "num_hidden_layers")
     if architecture == "MistralForCausalLM":
-        window = raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS)
-    elif raw.get("layer_types") is not None:
-        window = raw.get("sliding_window") if "sliding_attention" in raw["layer_types"] else None
-    elif raw.get("use_sliding_window"):
-        window = raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS)
-    else:
-        window = None
-    return window
+        return layer_windows(raw, raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS), [True] * layers)
+    if raw.get("layer_types") is not None:
+        return layer_windows(raw, raw.get("sliding_window"), ())
+    if not raw.get("use_sliding_window"):
+        return [None] * layers
+    first = raw.get("max_window_layers", _DEFAULT_FIRST_WINDOW) if architecture.startswith("Qwen") else 0
+    window = raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS)
+    return layer_windows(raw, window, [index >= first for index in range(layers)])

@@ -13,6 +13,9 @@ from typing import Any, Generic, TypeVar
 from workers.engine.kernels import Kernels
 from workers.engine.models.checkpoint import WeightReader
 from workers.engine.models.decoder import Decoder, DecoderConfig
+from workers.engine.models.families.gemma import parse_gemma2, parse_gemma3
+from workers.engine.models.families.gpt_oss import parse_gpt_oss
+from workers.engine.models.families.mixture import parse_mixtral, parse_qwen3_moe
 from workers.engine.models.llama import load_llama
 from workers.engine.models.llama_config import LlamaModelConfig
 
@@ -39,4 +42,9 @@ ARCHITECTURES: Mapping[str, Architecture[Any]] = {
     "MistralForCausalLM": LLAMA,
     "Qwen2ForCausalLM": LLAMA,
     "Qwen3ForCausalLM": LLAMA,
+    "Gemma2ForCausalLM": Architecture(parse_gemma2, load_llama),
+    "Gemma3ForCausalLM": Architecture(parse_gemma3, load_llama),
+    "MixtralForCausalLM": Architecture(parse_mixtral, load_llama),
+    "Qwen3MoeForCausalLM": Architecture(parse_qwen3_moe, load_llama),
+    "GptOssForCausalLM": Architecture(parse_gpt_oss, load_llama),
 }

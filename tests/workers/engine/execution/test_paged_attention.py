@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.support.checkpoints import DEVICE
-from tests.support.paged_steps import make_step
+from tests.support.paged_steps import FORMS, make_form, make_step
 from workers.engine.execution.paged_attention import LayerCache, paged_attention, reference_attention
 
 
@@ -14,8 +16,9 @@ from workers.engine.execution.paged_attention import LayerCache, paged_attention
     "spans", [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1), (0, 33)]]
 )
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (4, 4, 64), (9, 3, 24)])
+@pytest.mark.parametrize("name", FORMS)
 def test_paged_attention_matches_the_reference(
-    spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int
+    spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, name: str
 ) -> None:
     """Unwritten slots hold NaN, as those of a freed block may."""
     torch.manual_seed(0)
@@ -28,5 +31,8 @@ def test_paged_attention_matches_the_reference(
             cache.keys[block, :, :, slot] = torch.randn(kv_heads, dim).to(DEVICE)
             cache.values[block, :, slot] = torch.randn(kv_heads, dim).to(DEVICE)
     queries = torch.randn(len(step.tokens), heads, dim).to(DEVICE)
-    expected = reference_attention(queries, cache, step)
-    torch.testing.assert_close(paged_attention(queries, cache, step), expected, rtol=1e-4, atol=1e-5)
+    form = make_form(name, heads)
+    if form.sinks is not None:
+        form = replace(form, sinks=form.sinks.to(DEVICE))
+    expected = reference_attention(queries, cache, step, form)
+    torch.testing.assert_close(paged_attention(queries, cache, step, form), expected, rtol=1e-4, atol=1e-5)

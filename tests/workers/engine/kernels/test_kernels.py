@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,10 @@ from torch.nn.functional import linear
 
 from tests.support.checkpoints import DEVICE
 from tests.support.engine_driver import load, run
-from tests.support.paged_steps import make_step
+from tests.support.paged_steps import FORMS, make_form, make_step
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import LayerCache, reference_attention
-from workers.engine.kernels import HeadLayout, build, select
+from workers.engine.kernels import Activation, HeadLayout, build, select
 from workers.engine.kernels.build import BuildFailed, load_library
 from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.kernels.select import choose_kernels
@@ -52,7 +53,10 @@ def test_norms_and_activation_match_torch(compiled: CppKernels, rows: int, size:
     near(compiled.add_rms_norm(x, mine, weight, 1e-5), PLAIN.add_rms_norm(x, theirs, weight, 1e-5))
     near(mine, theirs)
     gate_up = torch.randn(rows, 2 * size) * 20
-    near(compiled.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
+    for activation in Activation:
+        near(compiled.activate(gate_up, activation), PLAIN.activate(gate_up, activation))
+    capped = PLAIN.soft_cap(gate_up, 7.0)
+    near(compiled.soft_cap(gate_up, 7.0), capped)
 
 
 def test_nan_stays_in_its_row(compiled: CppKernels) -> None:
@@ -64,7 +68,7 @@ def test_nan_stays_in_its_row(compiled: CppKernels) -> None:
         assert normed[1].isnan().all()
         assert normed[2].isnan().any()
         assert normed[[0, 3]].isfinite().all()
-        activated = kernels.silu_mul(x)
+        activated = kernels.activate(x)
         assert activated[1, 7].isnan()
         assert activated[[0, 3]].isfinite().all()
     product = compiled.linear([torch.randn(9, 40)], None)(x)
@@ -74,7 +78,27 @@ def test_nan_stays_in_its_row(compiled: CppKernels) -> None:
 @pytest.mark.parametrize("extreme", [-1e30, -200.0, -88.0, 88.0, 200.0, 1e30])
 def test_activation_of_extreme_values(compiled: CppKernels, extreme: float) -> None:
     gate_up = torch.tensor([[extreme, 2.0]])
-    near(compiled.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
+    near(compiled.activate(gate_up), PLAIN.activate(gate_up))
+    near(compiled.soft_cap(gate_up.clone(), 3.0), PLAIN.soft_cap(gate_up, 3.0))
+
+
+@pytest.mark.parametrize("spans", SPANS)
+@pytest.mark.parametrize("name", FORMS[1:])
+@pytest.mark.parametrize("heads", [6, 2])
+def test_attention_of_every_form_matches_the_reference(
+    compiled: CppKernels, spans: list[tuple[int, int]], name: str, heads: int
+) -> None:
+    """Given a row's result in a step of several sequences, it has the same bits alone."""
+    torch.manual_seed(heads)
+    step, form = make_step(spans, 5, 32), make_form(name, heads)
+    cache = LayerCache(torch.randn(32, 2, 16, 5), torch.randn(32, 2, 5, 16))
+    queries = torch.randn(len(step.positions), heads, 16)
+    together = compiled.attention(queries, cache, step, form).clone()
+    near(together, reference_attention(queries, cache, step, form))
+    for row in range(len(queries)):
+        one = slice(row, row + 1)
+        alone = replace(step, positions=step.positions[one], sequences=step.sequences[one])
+        assert torch.equal(compiled.attention(queries[one].contiguous(), cache, alone, form), together[one])
 
 
 @pytest.mark.parametrize("spans", SPANS)
@@ -204,7 +228,7 @@ def test_triton_is_used_on_cuda_where_it_works(monkeypatch: pytest.MonkeyPatch) 
     def fails(kernels: TritonKernels, gate_up: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(TritonKernels, "silu_mul", fails)
+    monkeypatch.setattr(TritonKernels, "activate", fails)
     with structlog.testing.capture_logs() as logs:
         assert isinstance(select._for_cuda(DEVICE, UNQUANTIZED), TorchKernels)
     assert [entry["reason"] for entry in logs] == ["Failed to find C compiler"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.support.checkpoints import DEVICE
-from tests.support.paged_steps import make_step
-from workers.engine.execution.paged_attention import LayerCache, reference_attention
+from tests.support.paged_steps import FORMS, make_form, make_step
+from workers.engine.execution.paged_attention import AttentionForm, LayerCache, reference_attention
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import HeadLayout, triton_kernels
+from workers.engine.kernels import Activation, HeadLayout, triton_kernels
 from workers.engine.kernels.torch_kernels import TorchKernels
 from workers.engine.kernels.triton_kernels import TritonKernels
 
@@ -48,7 +50,9 @@ def test_norms_and_activation_match_torch(size: int) -> None:
     near(FUSED.add_rms_norm(x, mine, weight, 1e-5), PLAIN.add_rms_norm(x, theirs, weight, 1e-5))
     near(mine, theirs)
     gate_up = rows(5, 2 * size) * 20
-    near(FUSED.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
+    for activation in Activation:
+        near(FUSED.activate(gate_up, activation), PLAIN.activate(gate_up, activation))
+    near(FUSED.soft_cap(gate_up, 7.0), PLAIN.soft_cap(gate_up, 7.0))
 
 
 def test_nan_stays_in_its_row() -> None:
@@ -58,7 +62,7 @@ def test_nan_stays_in_its_row() -> None:
     assert normed[1].isnan().all()
     assert normed[2].isnan().any()
     assert normed[[0, 3]].isfinite().all()
-    activated = FUSED.silu_mul(x)
+    activated = FUSED.activate(x)
     assert activated[1, 7].isnan()
     assert activated[[0, 3]].isfinite().all()
 
@@ -82,6 +86,26 @@ def test_long_sequences_are_split(few: int, monkeypatch: pytest.MonkeyPatch) -> 
     check_layer([(63, 1), (60, 9), (2, 1), (109, 3)], 6, 2, 16, 16, normed=False)
 
 
+@pytest.mark.parametrize("name", FORMS[1:])
+def test_attention_of_every_form_matches_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of short sequences, and of long ones in splits."""
+    monkeypatch.setattr(triton_kernels, "_MIN_SPLIT_POSITIONS", 32)
+    for spans in ([(17, 1), (0, 1), (33, 8)], [(63, 1), (60, 9), (2, 1), (109, 3)]):
+        check_attention(spans, name)
+
+
+def check_attention(spans: list[tuple[int, int]], name: str) -> None:
+    torch.manual_seed(1)
+    step = make_step(spans, 16, BLOCKS)
+    cache = make_cache(2, 16, 16, step, [first + count for first, count in spans])
+    form, queries, step = on_device(make_form(name, 6)), rows(len(step.positions), 6, 16), step.to(DEVICE)
+    near(FUSED.attention(queries, cache, step, form), reference_attention(queries, cache, step, form))
+
+
+def on_device(form: AttentionForm) -> AttentionForm:
+    return form if form.sinks is None else replace(form, sinks=form.sinks.to(DEVICE))
+
+
 def check_layer(
     spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, block_size: int, *, normed: bool
 ) -> None:
@@ -101,16 +125,17 @@ def check_layer(
     near(FUSED.attention(mine, first, step), reference_attention(theirs, second, step))
 
 
-def test_row_has_the_same_bits_in_any_chunk() -> None:
+@pytest.mark.parametrize("name", ["plain", "all"])
+def test_row_has_the_same_bits_in_any_chunk(name: str) -> None:
     """Given a sequence of 41 positions, its rows are the same whether 41, 5 or 1 are computed at once."""
     heads, kv_heads, dim = LAYOUTS[0]
     torch.manual_seed(1)
     whole = make_step([(0, 41)], 4, BLOCKS)
     cache = make_cache(kv_heads, dim, 4, whole, [41])
-    queries = rows(41, heads, dim)
-    together = FUSED.attention(queries, cache, whole.to(DEVICE))
+    queries, form = rows(41, heads, dim), on_device(make_form(name, heads))
+    together = FUSED.attention(queries, cache, whole.to(DEVICE), form)
     for start, count in ((36, 5), (3, 6), (0, 1), (40, 1)):
         part = make_step([(start, count)], 4, BLOCKS)
         part.block_tables[:] = whole.block_tables[:, : part.block_tables.shape[1]]
-        alone = FUSED.attention(queries[start : start + count].contiguous(), cache, part.to(DEVICE))
+        alone = FUSED.attention(queries[start : start + count].contiguous(), cache, part.to(DEVICE), form)
         assert torch.equal(alone, together[start : start + count])

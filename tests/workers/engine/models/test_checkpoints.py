@@ -32,11 +32,17 @@ def copy(llama: Path, tmp_path: Path) -> Path:
     ("changes", "message"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported"),
-        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM is not supported"),
+        ({"architectures": ["MixtralForCausalLM"]}, "num_experts must be a positive integer"),
+        (
+            {"architectures": ["MixtralForCausalLM"], "num_local_experts": 2, "num_experts_per_tok": 3},
+            "num_experts_per_tok must be at most num_experts 2, got 3",
+        ),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": 3}, "mlp_only_layers must be a list"),
+        ({"architectures": ["GptOssForCausalLM"], "swiglu_limit": 5.0}, "swiglu_limit must be 7.0, got 5.0"),
         ({"architectures": None, "model_type": "odd"}, "odd"),
         ({"quantization_config": {"quant_method": "hqq"}}, "quantized .hqq.; supported: gptq, awq"),
         ({"hidden_act": "gelu"}, "hidden_act must be silu, got gelu"),
-        ({"num_local_experts": 8}, "mixture of experts"),
+        ({"num_local_experts": 8}, "LlamaForCausalLM has no mixture of experts, but num_local_experts is set"),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type longrope"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "needs factor"),
         ({"partial_rotary_factor": 0.5}, "partial"),
@@ -47,10 +53,21 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"num_hidden_layers": 2}, "tensors that its architecture does not"),
         ({"num_hidden_layers": 4}, "no tensor model.layers.3"),
         ({"dtype": "float8_e4m3fn"}, "float8_e4m3fn"),
-        ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, "max_model_len to at most 64"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window must be a positive"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types must have 3 .* linear_attention"),
+        ({"layer_types": ["full_attention"]}, "layer_types must have 3 entries"),
+        ({"architectures": ["Gemma2ForCausalLM"], "hidden_act": "gelu"}, "must be gelu_pytorch_tanh, got gelu"),
         (
-            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 64},
-            "sliding window",
+            {"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": True},
+            "use_bidirectional_attention is not supported",
+        ),
+        (
+            {
+                "architectures": ["Gemma2ForCausalLM"],
+                "hidden_act": "gelu_pytorch_tanh",
+                "attn_logit_softcapping": "much",
+            },
+            "attn_logit_softcapping must be a positive number, got 'much'",
         ),
         ({"architectures": ["Qwen3ForCausalLM"]}, "no tensor .*q_norm"),
     ],
@@ -59,11 +76,6 @@ def test_unsupported_config_is_refused(copy: Path, changes: dict[str, Any], mess
     edit_config(copy, **changes)
     with pytest.raises(ConfigError, match=message):
         load(copy)
-
-
-def test_sliding_window_longer_than_sequences_is_supported(copy: Path, llama: Path) -> None:
-    edit_config(copy, architectures=["MistralForCausalLM"], sliding_window=64)
-    assert run(load(copy, max_model_len=64), [PROMPT]) == run(load(llama), [PROMPT])
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import pytest
 
 from shared.protocol import Message, SamplingParams
 from tests.support.checkpoints import CONFIGS, hf_agrees, hf_greedy, hf_model, random_prompts
-from tests.support.engine_driver import GREEDY, load, run
+from tests.support.engine_driver import GREEDY, drain, load, run
+from workers.engine.interface import EngineRequest
 
 MAX_TOKENS = 24
+VARIED = ("gemma2", "gemma3", "mixtral", "qwen3-moe", "gpt-oss")  # with windows, soft caps, experts or sinks
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,24 @@ def test_preempted_sequences_give_the_same_answers(checkpoints: Callable[[str], 
     engine = load(checkpoints("llama"), num_kv_blocks=36, block_size=4, max_num_batched_tokens=16)
     assert run(engine, short, params) == roomy
     assert engine.stats().preemptions > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIED)
+def test_varied_layers_do_not_depend_on_batch_budget_or_blocks(
+    name: str, checkpoints: Callable[[str], Path], expected: Callable[[str, int], list[list[int]]]
+) -> None:
+    """Nor does an answer that another engine has begun: given its first tokens, the rest is the same."""
+    scarce = {"num_kv_blocks": 24, "block_size": 4, "max_model_len": 96}
+    for batch, budget, pool in ((1, 1, {}), (7, 16, scarce), (32, 256, {})):
+        engine = load(checkpoints(name), max_num_batched_tokens=budget, **pool)
+        assert run(engine, random_prompts(32)[:batch]) == expected(name, batch)
+        assert not pool or engine.stats().preemptions > 0
+    whole = expected(name, 7)
+    for index, (prompt, answer) in enumerate(zip(random_prompts(32), whole, strict=False)):
+        engine.add(EngineRequest(str(index), tuple(prompt), GREEDY, (tuple(answer[:9]),)))
+    answers = drain(engine)
+    assert [answers.ids(str(index)) for index in range(7)] == [answer[9:] for answer in whole]
 
 
 @pytest.mark.slow

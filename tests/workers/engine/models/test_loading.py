@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.checkpoints import CONFIGS
 from tests.support.waiting import LIMIT_S
 
 LOAD = """
@@ -43,3 +45,27 @@ def test_peak_memory_while_loading(smollm2: Path, quantization: str, packed: flo
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
     peak = json.loads(done.stdout.splitlines()[-1])
     assert 0.2 * weights < peak <= (1.3 + packed) * weights, f"{peak / weights:.2f} times the weights"
+
+
+COMPILER = """
+import sys
+from pathlib import Path
+import torch
+from workers.engine.kernels.torch_kernels import TorchKernels
+from workers.engine.models.loader import load_model, read_model_config
+
+for folder in map(Path, sys.argv[1:]):
+    load_model(folder, read_model_config(folder), TorchKernels(), dtype=torch.float32, device=torch.device("cpu"),
+               max_model_len=64, progress=lambda share: None)
+    if "torch._dynamo" in sys.modules:
+        sys.exit(f"{folder.name} imported torch's compiler")
+"""
+
+
+@pytest.mark.slow
+def test_loading_needs_no_compiler(checkpoints: Callable[[str], Path]) -> None:
+    """torch's compiler takes a second and 150 MB; some operations on the device meta import it."""
+    folders = [str(checkpoints(name)) for name in CONFIGS]
+    command = [sys.executable, "-c", COMPILER, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr[-500:]

@@ -11,12 +11,14 @@ from workers.engine.models.stored.compressed_tensors import parse_compressed_ten
 from workers.engine.models.stored.fp8 import Fp8
 from workers.engine.models.stored.gptq import Gptq
 from workers.engine.models.stored.interface import Plain, StoredFormat
+from workers.engine.models.stored.mxfp4 import Mxfp4
 
 METHODS: Mapping[str, Callable[[dict[str, Any]], StoredFormat]] = {
     "gptq": Gptq.parse,
     "awq": Awq.parse,
     "fp8": Fp8.parse,
     "compressed-tensors": parse_compressed_tensors,
+    "mxfp4": Mxfp4.parse,
 }
 
 

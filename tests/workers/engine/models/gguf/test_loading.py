@@ -71,12 +71,17 @@ def folder_of(tmp_path: Path, config: PreTrainedConfig, architecture: str, **opt
         ),
         pytest.param(LLAMA, "llama", {"kind": Kind.Q4_1}, marks=pytest.mark.slow),
         (
-            Gemma3TextConfig(**SHAPE, **LOCAL, sliding_window=512, query_pre_attn_scalar=16),
+            Gemma3TextConfig(**SHAPE, **LOCAL, sliding_window=9, query_pre_attn_scalar=16),
             "gemma3",
-            {"metadata": {"gemma3.rope.freq_base": 1e6, "gemma3.attention.sliding_window": 512}},
+            {"metadata": {"gemma3.rope.freq_base": 1e6, "gemma3.attention.sliding_window": 9}},
+        ),
+        (
+            Gemma2Config(**SHAPE, rope_parameters=ROPE, sliding_window=9, query_pre_attn_scalar=16),
+            "gemma2",
+            {"metadata": {"gemma2.attention.sliding_window": 9}},
         ),
     ],
-    ids=["llama", "llama-f16", "llama-3.1", "qwen2", "qwen3", "gemma", "llama-q4_1", "gemma3"],
+    ids=["llama", "llama-f16", "llama-3.1", "qwen2", "qwen3", "gemma", "llama-q4_1", "gemma3", "gemma2"],
 )
 def test_greedy_answers_equal_transformers(
     tmp_path: Path, config: PreTrainedConfig, architecture: str, options: dict[str, Any]
@@ -124,12 +129,6 @@ def test_unsupported_file_is_refused_by_name(
     path = write_gguf(tmp_path / "tiny.gguf", random_model(LLAMA), architecture, metadata=metadata)
     with pytest.raises(ConfigError, match=reason):
         write_folder(path, tmp_path / "model")
-
-
-def test_scores_with_a_soft_cap_are_refused(tmp_path: Path) -> None:
-    folder, _ = folder_of(tmp_path, Gemma2Config(**SHAPE, rope_parameters=ROPE), "gemma2")
-    with pytest.raises(ConfigError, match="Gemma2ForCausalLM is not supported: its attention uses softcap"):
-        load(folder)
 
 
 def test_scales_that_are_not_finite_are_refused(tmp_path: Path) -> None:

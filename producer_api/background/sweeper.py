@@ -6,6 +6,7 @@ or be interrupted: the next round does the rest.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections import defaultdict
@@ -23,6 +24,7 @@ LOCK = "sweeper"
 ROUND_S = 1.0  # between rounds, and so the delay with which an overdue request is ended
 TIDY_INTERVAL_ROUNDS = 60
 LOST_INTERVAL_ROUNDS = 3  # between searches for requests whose place in the queue was deleted
+LOST_REST = 30  # times as long as a search took is at least between two, since it costs Redis time for each request
 MAX_BATCH = 256  # overdue requests per call
 MAX_SUSPECTS = 1024  # missing requests that are looked at again
 MIN_LOST_AGE_S = 5.0  # a request this old is queued, or its admission was interrupted
@@ -48,6 +50,7 @@ class Sweeper:
         self._models = models
         self._holder = secrets.token_bytes(8).hex().encode()
         self._rounds = 0
+        self._lost_due = -math.inf  # when to search for lost requests, on the monotonic clock
         self._reconcile_at: float | None = None  # when to reconcile; None while no loss is suspected
         self._scan: AsyncIterator[Sequence[RequestRecord]] | None = None  # of the patrol
         self._suspects: dict[tuple[str, str], float] = {}  # missing requests as (model, id), and since when
@@ -65,7 +68,7 @@ class Sweeper:
     async def _round(self, connection: Subscription) -> None:
         if await self._leads():
             await self.sweep(tidy=self._rounds % TIDY_INTERVAL_ROUNDS == 0)
-            if self._rounds % LOST_INTERVAL_ROUNDS == 0:
+            if time.monotonic() >= self._lost_due:
                 await self.end_lost()
             await self.patrol()
             self._rounds += 1
@@ -113,6 +116,7 @@ class Sweeper:
 
     async def end_lost(self) -> None:
         """End the requests whose place in the queue another program deleted. Raises Unavailable."""
+        began = time.monotonic()
         for model in await self._models():
             lost = await self._transport.lost(model)
             for job_id in lost.job_ids:
@@ -120,6 +124,8 @@ class Sweeper:
             await self._transport.forget(model, lost.job_ids)
             if lost.incomplete and self._reconcile_at is None:
                 self._suspect_losses()
+        ended = time.monotonic()
+        self._lost_due = ended + max(LOST_INTERVAL_ROUNDS * ROUND_S, LOST_REST * (ended - began))
 
     async def reconcile(self) -> None:
         """End every request that no worker will ever run. Raises Unavailable.

@@ -219,8 +219,12 @@ class RedisStreams:
         return [job_id.decode() for job_id in await self._run("missing", model, *job_ids)]
 
     async def lost(self, model: str) -> Lost:
-        job_ids, deleted = await self._run("lost", model, MAX_LOST, keys.wake_channel(model))
-        return Lost([job_id.decode() for job_id in job_ids], bool(deleted))
+        wake, found, incomplete, cursor = keys.wake_channel(model), list[str](), False, b""
+        while cursor != b"0" and len(found) < MAX_LOST:
+            job_ids, deleted, cursor = await self._run("lost", model, MAX_LOST, wake, cursor or b"0")
+            found += [job_id.decode() for job_id in job_ids]
+            incomplete = incomplete or bool(deleted)
+        return Lost(found, incomplete)
 
     async def tidy(self, model: str) -> int:
         struck: int = await self._run("tidy", model, int(FORGET_AFTER_S * 1000))

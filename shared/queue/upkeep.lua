@@ -1,6 +1,8 @@
 -- Deadlines, and repair after another program deleted a part of the queue.
 
 local INTACT = '*' -- a field of `accepted` that is no request's: it is missing once the hash was deleted
+local MAX_WHOLE = 1000 -- accepted requests that `lost` looks at in one call
+local SLICE = 500 -- of more than that, as many a call
 
 -- group, lanes, most -> request ids whose deadline has passed
 function commands.overdue()
@@ -174,13 +176,27 @@ local function all_accepted()
   return redis.call('HGETALL', accepted), not intact
 end
 
--- group, lanes, most, wake channel
--- -> ids of accepted requests that neither wait nor are held, reported until `forget` or `discard`; and 1 if there may
--- be more, because the hash of accepted requests was deleted too
-function commands.lost()
-  local lost, counts = {}, {}
-  for class = 1, CLASSES do drain(class, ARGV[5]) end
-  local all, deleted = all_accepted()
+-- -> whether the sizes of a queue's parts agree, so that its counters need not be made again from all requests
+local function agrees()
+  local size, total = redis.call('HLEN', waiting), 0
+  if redis.call('HEXISTS', accepted, INTACT) == 0 or redis.call('HLEN', accepted) <= size
+    or number('n') ~= size + redis.call('HLEN', reserved) or number('routed') > redis.call('HLEN', routes) then return false end
+  for class = 1, CLASSES do
+    local before = total
+    for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
+      local length = redis.call('ZCARD', lane_of(class, tenant))
+      if redis.call('ZCARD', arrivals_of(class, tenant)) ~= length then return false end
+      total = total + length
+    end
+    if number('n#' .. class) ~= total - before then return false end
+  end
+  return total == size
+end
+
+-- -> ids among accepted requests, as id, place …, that neither wait nor are held, `most` of them; those that wait are
+-- tallied
+local function lost_among(all, most, counts)
+  local lost = {}
   for i = 1, #all, 2 do
     local id = all[i]
     if id == INTACT then
@@ -192,16 +208,32 @@ function commands.lost()
       local class, cost, tenant = place_of(id, all[i + 1])
       if tenant then
         tally(counts, class, cost, tenant)
-      elseif not class and #lost < tonumber(ARGV[4]) then
+      elseif not class and #lost < most then
         redis.call('HSET', accepted, id, 'l')
         lost[#lost + 1] = id
       end
     end
   end
+  return lost
+end
+
+-- group, lanes, most, wake channel, cursor: '0', and then that of the last reply until it is '0' again. A small queue, or
+-- one whose parts disagree, is looked at in one call, and its counters are made again.
+-- -> ids of accepted requests that neither wait nor are held, reported until `forget` or `discard`; 1 if there may be
+-- more, because the hash of accepted requests was deleted too; and the next cursor
+function commands.lost()
+  local counts, most = {}, tonumber(ARGV[4])
+  for class = 1, CLASSES do drain(class, ARGV[5]) end
+  if ARGV[6] ~= '0' or redis.call('HLEN', accepted) > MAX_WHOLE and agrees() then
+    local cursor, all = unpack(redis.call('HSCAN', accepted, ARGV[6], 'COUNT', SLICE))
+    return { lost_among(all, most, counts), 0, cursor }
+  end
+  local all, deleted = all_accepted()
+  local lost = lost_among(all, most, counts)
   if redis.call('EXISTS', routes, in_flight) > 0 then recount_routes(counts) end
   recount(counts)
   rewrite_arrivals()
-  return { lost, deleted and 1 or 0 }
+  return { lost, deleted and 1 or 0, '0' }
 end
 
 -- group, lanes, request id … -> the ids that neither wait nor are held

@@ -151,8 +151,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._progress += 1
         super().on_headers_complete()
-        if self.scope["http_version"] == "1.0":
-            self.cycle.__class__ = ClosingCycle
+        self.cycle.__class__ = ClosingCycle if self.scope["http_version"] == "1.0" else LingeringCycle
         self._start_body_timer()
 
     def on_body(self, body: bytes) -> None:
@@ -165,11 +164,18 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._progress += 1
         super().on_message_complete()
+        if self._lingers():
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self._in_head and self.cycle.response_complete and not self.transport.is_closing():
+            if self._lingers():
+                self.transport.write_eof()
             self._set_timer(LINGER_S, self.transport.close)
+
+    def _lingers(self) -> bool:
+        return isinstance(self.cycle, LingeringCycle) and self.cycle.lingering
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that the parser gave up: over a limit, or malformed."""
@@ -232,7 +238,23 @@ class Connection(HttpToolsProtocol):
         return True
 
 
-class ClosingCycle(RequestResponseCycle):
+class LingeringCycle(RequestResponseCycle):
+    """Response cycle that leaves the connection open while the request's body still arrives.
+
+    A connection that is closed with unread bytes is reset, so that a client which sends its whole body first would
+    never see why it was refused.
+    """
+
+    lingering = False
+
+    async def send(self, message: ASGISendEvent) -> None:
+        ends = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if ends and self.more_body and not self.keep_alive:
+            self.lingering = self.keep_alive = True
+        await super().send(message)
+
+
+class ClosingCycle(LingeringCycle):
     """Response cycle for HTTP/1.0, which has no chunks: a body without a length ends with the connection."""
 
     async def send(self, message: ASGISendEvent) -> None:

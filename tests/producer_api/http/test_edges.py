@@ -100,6 +100,23 @@ async def test_many_requests_on_one_connection_are_answered(
                 assert [line async for line in lines if line][-1] == "data: [DONE]"
 
 
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_a_client_that_sends_its_whole_body_first_reads_why_it_was_refused(
+    port: int, settings: Settings, version: bytes
+) -> None:
+    """Given a connection that closes after the answer, as a proxy in front of the server asks for by default."""
+    size = settings.max_body_bytes + 10**6
+    head = b"POST /v1/completions HTTP/%b\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
+        writer.write(head % (version, size))
+        for _ in range(0, size, 10**5):
+            writer.write(b" " * 10**5)
+            await writer.drain()
+        told = await reader.read()
+    assert told.startswith(b"HTTP/1.1 413 ")
+    assert b"the body must have at most" in told
+
+
 async def test_malformed_http_is_400(port: int) -> None:
     for data in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nx\r\n\r\n"):
         async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):

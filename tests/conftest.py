@@ -35,6 +35,7 @@ hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
+COLLECTIONS = (20_000, 20, 20)  # rare: every full one visits the modules that tests import when they run
 
 
 @pytest.hookimpl(wrapper=True)
@@ -45,6 +46,7 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(*COLLECTIONS)
         gc.enable()
 
 

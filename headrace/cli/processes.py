@@ -51,9 +51,12 @@ def up(
     verbose: Annotated[bool, typer.Option(help="Print the logs of all processes.")] = False,
 ) -> None:
     """Start everything on this machine: queue, API and workers."""
-    from headrace.launcher.up import Up
-    from shared.runtime.logging import configure_logging
-    from shared.settings import load
+    from shared.runtime.gc_tuning import importing
+
+    with importing():
+        from headrace.launcher.up import Up
+        from shared.runtime.logging import configure_logging
+        from shared.settings import load
 
     flags = {
         "host": host,
@@ -110,8 +113,11 @@ def entry_point(module: str, name: str, extra: str) -> Callable[[Settings], None
     """Import the function that runs a process. Raises ConfigError if a package that it needs is not installed."""
     import importlib
 
+    from shared.runtime.gc_tuning import importing
+
     try:
-        function: Callable[[Settings], None] = getattr(importlib.import_module(module), name)
+        with importing():
+            function: Callable[[Settings], None] = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[{extra}]") from error
     return function

@@ -11,6 +11,24 @@ from typing import Any
 from kafka import KafkaConsumer
 from kafka.coordinator.base import BaseCoordinator
 from kafka.errors import InvalidRequestError, RebalanceInProgressError
+from kafka.net.inet import KafkaNetSocket
+
+
+class DirectSocket(KafkaNetSocket):  # type: ignore[misc]
+    """Direct connections whose socket is closed if they fail.
+
+    kafka-python leaves the socket to the garbage collector, one for each attempt while a broker is away. It chooses
+    this class by the scheme of its option `proxy_url`.
+    """
+
+    SCHEMES = ("direct",)
+
+    async def sock_connect(self, net: Any, sock: Any, *where: Any, **options: Any) -> Any:
+        try:
+            return await super().sock_connect(net, sock, *where, **options)
+        except BaseException:  # also if the client is closed meanwhile
+            sock.close()
+            raise
 
 
 def release_used_up_records(consumer: KafkaConsumer) -> None:

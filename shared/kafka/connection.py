@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from shared.errors import ConfigError, Unavailable
+from shared.kafka.client_internals import DirectSocket
 from shared.settings import Settings
 
 MAX_OVERHEAD_BYTES = 64 * 1024  # of a record besides its value
@@ -44,6 +47,7 @@ def connection(settings: Settings) -> dict[str, Any]:
         "bootstrap_servers": [part.strip() for part in settings.kafka_bootstrap.split(",")],
         "bootstrap_timeout_ms": FIRST_ANSWER_MS,
         "client_id": "headrace",
+        "proxy_url": f"{DirectSocket.SCHEMES[0]}://",
         "security_protocol": settings.kafka_security_protocol,
         **_sasl(settings),
     }
@@ -93,11 +97,18 @@ def _trust(settings: Settings) -> ssl.SSLContext:
 
 
 class _Handshake(ssl.SSLSocket):
-    """TLS socket with a limit on the handshake, for which kafka-python (3.0.12) has none; its thread waits here."""
+    """TLS socket with a limit on the handshake, for which kafka-python (3.0.12) has none; its thread waits here.
+
+    kafka-python does not close the socket of a failed handshake either.
+    """
 
     def do_handshake(self, block: bool = False) -> None:
         self.settimeout(HANDSHAKE_LIMIT_S)
-        super().do_handshake(block)
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
         self.setblocking(False)
 
 
@@ -140,13 +151,14 @@ def producer(settings: Settings, **options: Any) -> KafkaProducer:
         "max_block_ms": FIRST_ANSWER_MS,
         **options,
     }
-    return KafkaProducer(**connection(settings), acks="all", enable_idempotence=True, **options)
+    return _opened(KafkaProducer, **connection(settings), acks="all", enable_idempotence=True, **options)
 
 
 def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
     """Return a consumer of committed records that never commits offsets automatically. Raises as `producer`."""
     most = settings.max_body_bytes + MAX_OVERHEAD_BYTES
-    return KafkaConsumer(
+    return _opened(
+        KafkaConsumer,
         **connection(settings),
         enable_auto_commit=False,
         isolation_level="read_committed",
@@ -154,3 +166,19 @@ def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
         max_partition_fetch_bytes=most,
         **options,
     )
+
+
+def _opened(kind: Callable[..., Any], **options: Any) -> Any:
+    """Make a consumer or producer. If that fails, close its client, whose thread and sockets kafka-python keeps."""
+    clients: list[KafkaNetClient] = []
+
+    def client(**given: Any) -> KafkaNetClient:
+        clients.append(KafkaNetClient(**given))
+        return clients[-1]
+
+    try:
+        return kind(kafka_client=client, **options)
+    except BaseException:
+        for each in clients:
+            each.close()
+        raise

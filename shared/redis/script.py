@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ return reply
 MARK = b"hr:foreign"  # as in guard.lua
 
 
+@cache
+def _joined(files: tuple[Path, ...]) -> tuple[str, str]:
+    """Return the text of a script of these files, and its SHA-1 digest."""
+    commands = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    text = SCRIPT % (GUARD.read_text(encoding="utf-8"), commands)
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 class Script:
     """Lua files that form one script; its first argument names one of its commands.
 
@@ -40,9 +49,7 @@ class Script:
         self._redis = server.client
         self._foreign = server.foreign
         self._structure = structure
-        commands = "\n".join(file.read_text(encoding="utf-8") for file in files)
-        self._text = SCRIPT % (GUARD.read_text(encoding="utf-8"), commands)
-        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self._text, self._sha = _joined(files)
 
     async def __call__(self, command: str, keys: Sequence[str], *args: Any) -> Any:
         [result] = await self.many(command, [(keys, args)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import httpx
 import pytest
@@ -12,7 +11,6 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.support.launched_server import Launched
 from tests.support.page_watch import Watch
-from tests.support.waiting import LIMIT_S
 from workers.scripted_engine import expected, text_of
 
 pytestmark = pytest.mark.slow
@@ -55,17 +53,6 @@ def await_text(page: Page, count: int) -> None:
         "count => [...document.querySelectorAll('.turn.assistant.live')].at(-1)?.textContent.length >= count",
         arg=count,
     )
-
-
-def busy_worker(up: Launched) -> int:
-    """Return the process id of the worker that runs the only request, from its name in /ready."""
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        for worker in httpx.get(f"{up.url}/ready").json()["workers"]:
-            if worker["running"]:
-                return int(worker["id"].split("-")[-2])
-        time.sleep(0.02)
-    raise AssertionError("no worker runs a request")
 
 
 def fits(page: Page) -> bool:
@@ -114,7 +101,7 @@ def test_reloaded_playground_resumes_after_a_worker_death(watch: Watch, up: Laun
     ask(page, "[pace 40] takeover")
     await_text(page, 60)
     completion: str = page.evaluate("JSON.parse(sessionStorage.getItem('headrace-answer')).id")
-    os.kill(busy_worker(up), signal.SIGKILL)
+    os.kill(up.busy_worker(), signal.SIGKILL)
     page.reload()
 
     text = finished_text(page)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+import pytest_asyncio
 
 from tests.chaos.scale import Scale
-from tests.support.cluster import running
+from tests.support.cluster import Cluster, running
 from tests.support.node import Node
 from tests.support.stream_client import Answer, Client, until
 from tests.support.tested_runtime import runtime_settings
@@ -49,22 +50,28 @@ async def test_a_pool_too_small_for_the_batch_serves_all(figures: dict[str, Any]
     assert [answer.texts for answer in alone] == [together[number].texts for number in (0, 15, 31)]
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="package")
+async def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    """Cluster whose only worker runs SmolLM2."""
+    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100, **runtime_settings()}
+    async with running(tmp_path_factory.mktemp("real"), apis=1, workers=1, **settings) as cluster:
+        yield cluster
+
+
 @pytest.mark.case("model-kill", "SmolLM2: worker kill -9 mid-stream, greedy, seeded, n=2, stop, penalties")
 async def test_answers_of_a_real_model_outlive_their_worker(
-    smollm2: Path, scale: Scale, figures: dict[str, Any], tmp_path: Path
+    real: Cluster, scale: Scale, figures: dict[str, Any]
 ) -> None:
     """Given running answers, if their worker dies, the next continues with the text of an undisturbed run."""
     tokens, kills = scale(16, 160), scale(1, 20)
     sampled = {"temperature": 0.9, "seed": 11, "n": 2, "stop": ["\n\n\n"], "repetition_penalty": 1.2}
     sampled |= {"presence_penalty": 0.4, "frequency_penalty": 0.3, "ignore_eos": True}
     cases: list[tuple[str, dict[str, Any]]] = [("Once upon a time", {"temperature": 0.0}), ("The sea is", sampled)]
-    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100, **runtime_settings()}
-    async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
-        client, [worker] = Client(cluster.urls, "smollm2"), cluster.workers
-        undisturbed = [await _answer(client, prompt, tokens, **fields) for prompt, fields in cases]
-        for _ in range(kills):
-            answers = await _through_a_death(client, worker, cases, tokens, reached=4)
-            assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
+    client, [worker] = Client(real.urls, "smollm2"), real.workers
+    undisturbed = [await _answer(client, prompt, tokens, **fields) for prompt, fields in cases]
+    for _ in range(kills):
+        answers = await _through_a_death(client, worker, cases, tokens, reached=4)
+        assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
     figures |= {"kills": kills, "tokens of the answers": sum(answer.seq for answer in undisturbed)}
 
 
@@ -82,24 +89,20 @@ ROW = {
 
 
 @pytest.mark.case("model-json", "SmolLM2: worker kill -9 mid-answer, JSON by a schema, greedy and seeded, n=2")
-async def test_json_outlives_its_worker(
-    smollm2: Path, scale: Scale, figures: dict[str, Any], tmp_path: Path
-) -> None:
+async def test_json_outlives_its_worker(real: Cluster, scale: Scale, figures: dict[str, Any]) -> None:
     """Given running JSON answers, if their worker dies, the next continues with the JSON of an undisturbed run."""
     kills, count = scale(1, 20), scale(1, 2)
     rows = {"type": "array", "minItems": count, "maxItems": count, "items": ROW}
     fields = {"structured_outputs": {"json": rows}}
     sampled = {**fields, "temperature": 1.0, "seed": 3, "n": 2}
     cases = [("Rivers and mills:", {**fields, "temperature": 0.0}), ("List:", sampled)]
-    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100, **runtime_settings()}
-    async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
-        client, [worker] = Client(cluster.urls, "smollm2"), cluster.workers
-        undisturbed = [await _answer(client, prompt, 400, **fields) for prompt, fields in cases]
-        for text in (text for answer in undisturbed for text in answer.texts):
-            jsonschema.validate(json.loads(text), rows, format_checker=jsonschema.FormatChecker())
-        for kill in range(kills):
-            answers = await _through_a_death(client, worker, cases, 400, reached=10 + kill % 40)
-            assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
+    client, [worker] = Client(real.urls, "smollm2"), real.workers
+    undisturbed = [await _answer(client, prompt, 400, **fields) for prompt, fields in cases]
+    for text in (text for answer in undisturbed for text in answer.texts):
+        jsonschema.validate(json.loads(text), rows, format_checker=jsonschema.FormatChecker())
+    for kill in range(kills):
+        answers = await _through_a_death(client, worker, cases, 400, reached=10 + kill % 40)
+        assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
     figures |= {"kills": kills, "tokens of the answers": sum(answer.seq for answer in undisturbed)}
 
 

@@ -12,7 +12,7 @@ from tests.support.launched_server import OTHER_PYTHON, Launched
 @pytest.fixture(scope="package")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     """All processes of `headrace up` with the scripted engine and two workers, in OTHER_PYTHON."""
-    options = ("--model", "scripted", "--workers", "2")
+    options = ("--model", "scripted", "--workers", "2", "--grpc-port", "0")
     made = Launched(tmp_path_factory.mktemp("up") / "data", *options, worker_python=OTHER_PYTHON)
     try:
         made.await_line("^ready: ")

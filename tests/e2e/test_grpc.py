@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,24 +46,14 @@ print(state, cuts)
 """
 
 
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Launched]:
-    made = Launched(tmp_path / "data", "--model", "scripted", "--grpc-port", "0")
-    try:
-        made.await_line("^ready: ")
-        made.await_line("^grpc: ")
-        yield made
-    finally:
-        made.stop()
-
-
-def test_an_answer_survives_the_death_of_each_process(up: Launched, tmp_path: Path) -> None:
+def test_an_answer_survives_the_death_of_each_process(scripted_up: Launched, tmp_path: Path) -> None:
     """Given a stream, if the worker dies and then the API, the client gets each token once, in order."""
     definition = "producer_api/rpc/inference.proto"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", "--python_out=.", "--grpc_python_out=."]
     subprocess.run([*command, definition], cwd=tmp_path, check=True)
     (tmp_path / "program.py").write_text(PROGRAM)
-    address = next(found[1] for line in up.lines if (found := re.match(r"grpc: (\S+)", line)))
+    scripted_up.await_line("^grpc: ")
+    address = next(found[1] for line in scripted_up.lines if (found := re.match(r"grpc: (\S+)", line)))
     program = subprocess.Popen(
         [sys.executable, "program.py", address, PROMPT, str(TOKENS)],
         cwd=tmp_path,
@@ -74,9 +64,9 @@ def test_an_answer_survives_the_death_of_each_process(up: Launched, tmp_path: Pa
     assert program.stdout is not None
     with program:
         lines = [program.stdout.readline()]
-        up.kill("worker")
+        os.kill(scripted_up.busy_worker(), signal.SIGKILL)
         lines += [program.stdout.readline() for _ in range(TOKENS // 3)]
-        up.kill("api")
+        scripted_up.kill("api")
         *rest, end = program.stdout.read().splitlines()
 
     tokens = [int(each) for each in [*lines, *rest]]

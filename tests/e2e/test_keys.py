@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,7 +12,9 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from typer.testing import CliRunner
 
+from headrace.cli.main import app
 from headrace.client import HeadraceClient
 from shared.errors import InvalidApiKey, Unauthenticated
 from tests.support.launched_server import Launched, new_key
@@ -22,11 +23,10 @@ from tests.support.waiting import LIMIT_S
 pytestmark = pytest.mark.slow
 
 
-def headrace(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def process(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `headrace` as a process."""
     command = [sys.executable, "-m", "headrace", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env={**os.environ, **environ}
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
 def test_a_public_address_requires_keys(tmp_path: Path) -> None:
     """Given a public address without keys, the launcher refuses to start and names the alternatives."""
     for words in (("up", "--model", "scripted", "--data-dir", str(tmp_path)), ("api",)):
-        refused = headrace(*words, "--host", "0.0.0.0", "--port", "0")
+        refused = process(*words, "--host", "0.0.0.0", "--port", "0")
         assert refused.returncode == 2
         assert "auth = true" in refused.stderr
         assert "insecure = true" in refused.stderr
@@ -52,21 +52,27 @@ def test_commands_send_the_key(up: Launched, tmp_path: Path) -> None:
     """Given a server with keys, it says so, and serves commands and clients only with a key."""
     up.await_line("authentication is on")
     key, at = new_key(up.data_dir), ("--url", up.url)
-    without = headrace("models", *at)
+
+    def headrace(*words: str, **environ: str) -> str:
+        done = CliRunner(env=environ).invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    without = process("models", *at)
     assert without.returncode == 1
     assert "missing API key" in without.stderr
-    assert headrace("models", *at, "--api-key", key).stdout.split() == ["scripted"]
+    assert headrace("models", *at, "--api-key", key).split() == ["scripted"]
     environ = {"HEADRACE_API_KEY": key, "HEADRACE_URL": up.url}
-    assert len(headrace("submit", "hi", "--max-tokens", "3", "--follow", **environ).stdout.split()) == 3
+    assert len(headrace("submit", "hi", "--max-tokens", "3", "--follow", **environ).split()) == 3
     (tmp_path / "in.jsonl").write_text('"one"\n"two"\n')
     words = ("batch", "run", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--max-tokens", "3")
-    assert json.loads(headrace(*words, "--json", **environ).stdout)["failed"] == 0
-    assert headrace("config", "show", **environ).returncode == 0
+    assert json.loads(headrace(*words, "--json", **environ))["failed"] == 0
+    assert headrace("config", "show", **environ)
     with HeadraceClient(up.url, patience=1) as client, pytest.raises(Unauthenticated):
         client.models()
     with HeadraceClient(up.url, api_key="hr_x", patience=1) as client, pytest.raises(InvalidApiKey):
         client.models()
-    listed = json.loads(headrace("keys", "list", "--json", "--data-dir", str(up.data_dir)).stdout)
+    listed = json.loads(headrace("keys", "list", "--json", "--data-dir", str(up.data_dir)))
     assert key.rsplit("_", 1)[0] in [each["id"] for each in listed]
 
 

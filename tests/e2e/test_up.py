@@ -17,8 +17,10 @@ import httpx
 import openai
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from headrace.batch.kafka_reader import TopicReader
+from headrace.cli.main import app
 from headrace.client import HeadraceClient
 from shared.errors import ModelNotFound
 from shared.kafka import topics
@@ -109,28 +111,30 @@ tokens_per_day = 1000000
 """
 
 
-def test_plans_in_the_settings_file_reach_every_process(tmp_path: Path) -> None:
-    (tmp_path / "headrace.toml").write_text(PLANS)
-    command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", "--port", "0", "--ask", "hi"]
-    answered = subprocess.run(
-        [*command, "--data-dir", "data"], capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path
-    )
-    assert answered.returncode == 0, answered.stderr
-    assert len(answered.stdout.split()) == 512
-
-
 def test_answers_are_there_after_ctrl_c_and_a_restart(tmp_path: Path) -> None:
-    first = Launched(tmp_path, "--model", "scripted")
+    """Given plans in the settings file, too, each process takes them; no process outlives a killed launcher."""
+    file = tmp_path / "headrace.toml"
+    file.write_text(PLANS)
+    options = ("--model", "scripted", "--config", str(file))
+    first = Launched(tmp_path / "data", *options)
     first.await_line("^ready: ")
     with HeadraceClient(first.url) as client:
         job = client.submit(body("kept"))["id"]
         assert follow(first.url, job) == scripted_tokens("kept", TOKENS)
     assert first.stop() == 0
 
-    second = Launched(tmp_path, "--model", "scripted")
-    second.await_line("^ready: ")
-    assert follow(second.url, job) == scripted_tokens("kept", TOKENS)
-    assert second.stop() == 0
+    second = Launched(tmp_path / "data", *options)
+    try:
+        second.await_line("^ready: ")
+        assert follow(second.url, job) == scripted_tokens("kept", TOKENS)
+        limited = httpx.post(f"{second.url}/v1/jobs", json=body("limited", max_tokens=1), timeout=LIMIT_S)
+        assert limited.headers["x-ratelimit-limit-requests"] == "10"
+        children = psutil.Process(second.process.pid).children(recursive=True)
+        assert len(children) == 4  # Valkey, API, worker, tasks
+        second.process.send_signal(signal.SIGKILL)
+        assert not psutil.wait_procs(children, timeout=LIMIT_S)[1]
+    finally:
+        second.stop()
 
 
 def completed(client: BatchClient, batch: openai.types.Batch) -> openai.types.Batch:
@@ -175,18 +179,6 @@ def test_everything_works_with_kafka_as_the_queue(tmp_path: Path, bootstrap: str
         launched.stop()
 
 
-def test_children_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
-    launched = Launched(tmp_path / "data", "--model", "scripted")
-    try:
-        launched.await_line("^ready: ")
-        children = psutil.Process(launched.process.pid).children(recursive=True)
-        assert len(children) == 4  # Valkey, API, worker, tasks
-        launched.process.send_signal(signal.SIGKILL)
-        assert not psutil.wait_procs(children, timeout=LIMIT_S)[1]
-    finally:
-        launched.stop()
-
-
 def test_a_second_launcher_on_the_same_data_is_refused(scripted_up: Launched, tmp_path: Path) -> None:
     def launch(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", *options]
@@ -215,8 +207,9 @@ def test_the_worker_has_metrics_and_typed_errors(scripted_up: Launched) -> None:
 
 def test_commands_work_against_a_running_server(scripted_up: Launched) -> None:
     def headrace(*words: str) -> str:
-        command = [sys.executable, "-m", "headrace", *words, "--url", scripted_up.url]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout
+        done = CliRunner().invoke(app, [*words, "--url", scripted_up.url])
+        assert done.exit_code == 0, done.output
+        return done.stdout
 
     assert headrace("models").split() == ["scripted"]
     said = headrace("submit", "hi", "--max-tokens", "5", "--follow")

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from typer.testing import CliRunner
 
+from headrace.cli.main import app
+from shared.errors import ConfigError
 from tests.support.cluster import Cluster
 from tests.support.waiting import LIMIT_S
 
@@ -46,6 +49,14 @@ class BatchRun:
         assert self.process.returncode == status, err
         assert "Traceback" not in err
         return json.loads(out) if out else {"error": err}
+
+
+def refusal(url: str, source: Path, out: Path, *options: str) -> str:
+    """Return the error of a run that is refused before it starts, in this process."""
+    command = ["batch", "run", str(source), "--out", str(out), "--url", url, *options]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, ConfigError), done
+    return done.exception.message
 
 
 def started_jobs(cluster: Cluster) -> set[str]:

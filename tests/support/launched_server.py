@@ -15,7 +15,9 @@ from pathlib import Path
 
 import httpx
 import psutil
+from typer.testing import CliRunner
 
+from headrace.cli.main import app
 from headrace.launcher.up import claim_port
 from tests.support.waiting import LIMIT_S
 
@@ -80,6 +82,16 @@ class Launched:
         child.send_signal(signal.SIGKILL)
         self.await_line(rf"(?i){role}.* died")
 
+    def busy_worker(self) -> int:
+        """Wait for a worker that runs a request, and return its process id, from its name in /ready."""
+        deadline = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline:
+            for worker in httpx.get(f"{self.url}/ready", timeout=LIMIT_S).json()["workers"]:
+                if worker["running"]:
+                    return int(worker["id"].split("-")[-2])
+            time.sleep(0.02)
+        raise AssertionError("no worker runs a request")
+
     def await_ready(self) -> None:
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
@@ -116,7 +128,7 @@ class Launched:
 
 def new_key(folder: Path, *words: str) -> str:
     """Create an API key of the installation with its data in `folder`."""
-    command = [sys.executable, "-m", "headrace", "keys", "create", "--data-dir", str(folder), "--json", *words]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout
-    key: str = json.loads(output)["key"]
+    made = CliRunner().invoke(app, ["keys", "create", "--data-dir", str(folder), "--json", *words])
+    assert made.exit_code == 0, made.output
+    key: str = json.loads(made.stdout)["key"]
     return key

@@ -9,6 +9,7 @@ from threading import Thread
 from shared.errors import ConfigError
 from shared.models.model_store import SCRIPTED, ModelRepository
 from shared.models.startup_progress import StartupProgress
+from shared.runtime.gc_tuning import importing
 from shared.settings import Settings
 from workers.engine.interface import Generator
 from workers.scripted_engine import DEFAULT_CONTEXT_TOKENS, ScriptedEngine
@@ -21,7 +22,7 @@ def load(settings: Settings, repository: ModelRepository, progress: StartupProgr
             max_model_len=settings.max_model_len or DEFAULT_CONTEXT_TOKENS, max_num_seqs=settings.max_num_seqs
         )
     try:
-        with progress.phase("imports"):
+        with progress.phase("imports"), importing():
             from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is optional
             from workers.engine.encoder_engine import EncoderEngine  # noqa: PLC0415
             from workers.engine.engine import Engine  # noqa: PLC0415

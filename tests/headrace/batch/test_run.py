@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.batch_command import BatchRun, chats, results, started_jobs, write
+from tests.support.batch_command import BatchRun, chats, refusal, results, started_jobs, write
 from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
@@ -115,7 +115,7 @@ async def test_a_run_killed_before_its_first_result_rejoins(cluster: Cluster, tm
         (("--model", "other"), "started with model"),
         (("--kafka", "127.0.0.1:1"), "over HTTP"),
     ):
-        assert problem in (await BatchRun(cluster.urls[0], source, out, *options).wait(2))["error"]
+        assert problem in refusal(cluster.urls[0], source, out, *options)
     await BatchRun(cluster.urls[0], source, out).wait()
     await check_complete(cluster, source, out, 4, known)
 
@@ -143,13 +143,14 @@ async def test_a_foreign_output_file_is_left_alone(cluster: Cluster, tmp_path: P
     """Given another file, or results of another input, the run is refused and the file is unchanged."""
     source, out = write(tmp_path / "in.jsonl", chats(3)), tmp_path / "out.jsonl"
     out.write_text("my notes\n")
-    assert "does not hold results" in (await BatchRun(cluster.urls[0], source, out).wait(2))["error"]
+    url = cluster.urls[0]
+    assert "does not hold results" in (await BatchRun(url, source, out).wait(2))["error"]
     assert out.read_text() == "my notes\n"
     out.write_text("notes")
-    await BatchRun(cluster.urls[0], source, out).wait(2)
+    assert refusal(url, source, out)
     out.unlink()
-    assert "must not be the input" in (await BatchRun(cluster.urls[0], source, source).wait(2))["error"]
-    assert "cannot read" in (await BatchRun(cluster.urls[0], tmp_path / "none", out).wait(2))["error"]
-    await BatchRun(cluster.urls[0], source, out).wait()
+    assert "must not be the input" in refusal(url, source, source)
+    assert "cannot read" in refusal(url, tmp_path / "none", out)
+    await BatchRun(url, source, out).wait()
     other = write(tmp_path / "other.jsonl", chats(4))
-    assert "does not hold results" in (await BatchRun(cluster.urls[0], other, out).wait(2))["error"]
+    assert "does not hold results" in refusal(url, other, out)

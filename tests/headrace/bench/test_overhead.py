@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 from rich.console import Console
 
-from headrace.bench.gateway import overhead
+from headrace.bench.gateway import overhead, overhead_runtimes
 from headrace.bench.gateway.overhead import Overhead, Pair, measure_pair
 from headrace.bench.gateway.overhead_runtimes import EXTRA, Subject, send_in_turn
 from headrace.bench.harness import cpu_contention
@@ -16,10 +16,12 @@ from headrace.bench.harness.full_stack import full_stack
 from headrace.bench.harness.load import Target
 from headrace.bench.harness.report import EngineOnlyRun, Report, require_complete
 from headrace.bench.harness.timed_stream import Sample
-from headrace.bench.harness.workload import CONCURRENCY, TTFT_REQUESTS, make_mix
+from headrace.bench.harness.workload import CONCURRENCY, TTFT_REQUESTS, Lengths, make_mix
 from shared.errors import HeadraceError
 from tests.support.fake_openai_server import sending, work
 from workers.scripted_engine import ScriptedEngine
+
+MIX = 8  # requests
 
 
 def pair(bare: float, queue: float, *, added: float = 0.005, foreign: float = 0.0) -> Pair:
@@ -82,7 +84,7 @@ def test_the_engine_side_keeps_its_concurrency():
         return step()
 
     engine.step = counting
-    items = make_mix(0)
+    items = make_mix(0, outputs=Lengths(1, 20))
     tokens, rate, waits = run_mix(engine, items, CONCURRENCY)
 
     assert tokens == sum(item.output_tokens for item in items)
@@ -110,18 +112,25 @@ async def test_single_requests_go_to_both_servers_in_turn(server):
 
 
 @pytest.fixture(scope="module")
-def stack():
+def shared_stack():
     """A full stack with the scripted model."""
     with full_stack("scripted") as running:
         yield running
 
 
+@pytest.fixture
+def stack(shared_stack, monkeypatch):
+    """The full stack of every pair of the test, with a small mix."""
+    monkeypatch.setattr(overhead_runtimes, "make_mix", lambda seed: make_mix(seed, MIX))
+    monkeypatch.setattr(overhead, "full_stack", lambda *_, **__: nullcontext(shared_stack))
+    return shared_stack
+
+
 @pytest.mark.slow
-def test_a_pair_through_the_full_stack(stack, monkeypatch):
+def test_a_pair_through_the_full_stack(stack):
     """Given the scripted model through `headrace up`, equal work is compared, and unequal work is refused."""
-    tokens = sum(item.output_tokens for item in make_mix(0))
+    tokens = sum(item.output_tokens for item in make_mix(0, MIX))
     console = Console(file=io.StringIO())
-    monkeypatch.setattr(overhead, "full_stack", lambda *_, **__: nullcontext(stack))
 
     def pair_with(tokens: int) -> Pair:
         bare = EngineOnlyRun(tokens, 1000.0, [0.001] * TTFT_REQUESTS, 0.0)
@@ -138,7 +147,7 @@ def test_a_pair_through_the_full_stack(stack, monkeypatch):
 
 @pytest.mark.slow
 def test_a_pair_of_two_servers(stack):
-    """Given a server to compare with, both run at once, and the figures of each are its own."""
+    """Given a server to compare with, it gets the same work, and the figures of each side are its own."""
     console = Console(file=io.StringIO())
 
     alone = Target(stack.url, "scripted", extra=EXTRA)

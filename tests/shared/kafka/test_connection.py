@@ -7,15 +7,18 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.errors import KafkaTimeoutError
+from kafka.net.inet import KafkaNetSocket
 
 from headrace.bench.kafka import mock_kafka
 from shared.errors import ConfigError
-from shared.kafka.connection import FIRST_ANSWER_MS, connection, consumer
+from shared.kafka.connection import FIRST_ANSWER_MS, connection, consumer, producer
 from shared.settings import Settings, load
 from tests.support import certificates
 from tests.support.waiting import LIMIT_S
@@ -73,6 +76,31 @@ def test_a_bearer_token_is_read_for_each_connection(tmp_path: Path) -> None:
     for token in ("one", "two"):
         path.write_text(f"{token}\n")
         assert provider.token() == token
+
+
+@pytest.mark.parametrize("make", [consumer, producer])
+def test_nothing_stays_open_while_no_broker_answers(
+    make: Callable[[Settings], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an address without a listener, neither a socket nor a thread of the failed attempt is left."""
+    tried: list[socket.socket] = []
+    make_socket = KafkaNetSocket.socket
+
+    def recorded(self: KafkaNetSocket, *given: Any) -> socket.socket:
+        tried.append(make_socket(self, *given))
+        return tried[-1]
+
+    monkeypatch.setattr(KafkaNetSocket, "socket", recorded)
+    monkeypatch.setattr("shared.kafka.connection.FIRST_ANSWER_MS", 200)
+    before = set(threading.enumerate())
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        settings = load({"kafka_bootstrap": f"127.0.0.1:{silent.getsockname()[1]}"}).settings
+        with pytest.raises(KafkaTimeoutError):
+            make(settings)
+    assert tried
+    assert [each for each in tried if each.fileno() >= 0] == []
+    assert set(threading.enumerate()) <= before
 
 
 class Front:
@@ -137,7 +165,7 @@ main()
 
 
 async def tailed(settings: Settings) -> tuple[int | None, str]:
-    """Run `headrace kafka tail` in a process, as kafka-python leaves sockets open. Returns status and error."""
+    """Run `headrace kafka tail` in a process, which records its own failures. Returns status and error."""
     names = ("kafka_bootstrap", "kafka_security_protocol", "kafka_ssl_cafile")
     own = {f"HEADRACE_{name.upper()}": str(getattr(settings, name)) for name in names}
     command = [sys.executable, "-c", HURRIED, "kafka", "tail"]

@@ -28,6 +28,8 @@ from tests.support.redis_servers import HOST, Node, opened, running, settings_fo
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
+LIMIT_MS = int(LIMIT_S * 1000)
+REPLACED_AFTER_MS = 1_500  # a primary that does not answer
 
 
 class Nodes:
@@ -40,7 +42,7 @@ class Nodes:
                 folder / str(port),
                 "cluster-enabled yes",
                 f"cluster-port {bus}",
-                "cluster-node-timeout 1500",
+                f"cluster-node-timeout {LIMIT_MS}",  # a slow machine replaces no primary
                 "cluster-replica-validity-factor 0",
                 "repl-diskless-sync-delay 0",
                 "appendonly yes",
@@ -63,6 +65,12 @@ class Nodes:
         self.replica.call("CLUSTER", "REPLICATE", self.id(self.primaries[2]))
         until(lambda: all(self._info(node)["cluster_state"] == "ok" for node in self.all))
         until(lambda: "connected" in str(self.replica.call("ROLE")))
+
+    def replace_after(self, timeout_ms: int, nodes: Sequence[Node]) -> None:
+        """Set how long a primary may be silent, and wait until the nodes agree that all slots are served."""
+        for node in nodes:
+            node.call("CONFIG", "SET", "cluster-node-timeout", timeout_ms)
+        until(lambda: all(self._info(node)["cluster_state"] == "ok" for node in nodes))
 
     def _info(self, node: Node) -> dict[str, str]:
         with node.admin() as client:
@@ -98,7 +106,7 @@ def nodes(formed: Nodes) -> Nodes:
 
 @pytest.fixture
 def settings(nodes: Nodes, tmp_path: Path) -> Settings:
-    return settings_for(nodes.url, tmp_path, redis_timeout=1.5)
+    return settings_for(nodes.url, tmp_path, redis_timeout=30)
 
 
 def test_slots_are_those_of_the_specification(nodes: Nodes) -> None:
@@ -198,11 +206,11 @@ async def test_calls_follow_a_slot_that_moves(nodes: Nodes, settings: Settings) 
         target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", nodes.id(source))
         source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", nodes.id(target))
         try:
-            source.call("MIGRATE", HOST, target.port, state, 0, 5000)
+            source.call("MIGRATE", HOST, target.port, state, 0, LIMIT_MS)
             split = asyncio.create_task(write(backend, [moving, *others], token_event(1, "b")))
             await asyncio.sleep(0.1)  # the keys are on two nodes: TRYAGAIN, for as long as we leave it so
             assert not split.done()
-            source.call("MIGRATE", HOST, target.port, log, 0, 5000)
+            source.call("MIGRATE", HOST, target.port, log, 0, LIMIT_MS)
             assert await split == [True] * 16
             assert (await backend.token_log.record(moving.job_id)) is not None  # a single command, by ASK
         finally:
@@ -218,7 +226,7 @@ async def move_back(nodes: Nodes, slot: int, target: Node, source: Node, names: 
     source.call("CLUSTER", "SETSLOT", slot, "IMPORTING", nodes.id(target))
     target.call("CLUSTER", "SETSLOT", slot, "MIGRATING", nodes.id(source))
     for name in names:
-        target.call("MIGRATE", HOST, source.port, name, 0, 5000)
+        target.call("MIGRATE", HOST, source.port, name, 0, LIMIT_MS)
     for node in nodes.primaries:
         node.call("CLUSTER", "SETSLOT", slot, "NODE", nodes.id(source))
 
@@ -239,14 +247,15 @@ async def test_readers_of_a_node_that_hangs_go_to_another(nodes: Nodes, settings
 
 async def test_a_dead_primary_is_replaced_by_its_replica(nodes: Nodes, settings: Settings) -> None:
     """Must be the last test of this module: its primary returns as a replica."""
-    async with opened(settings) as backend:
+    async with opened(settings.model_copy(update={"redis_timeout": 1.5})) as backend:
         held = await hold(backend, 24)
         leases = [lease for _, lease in held]
         for item, _ in held:
             await backend.transport.acknowledge([item.claim])
         readers = [asyncio.create_task(collect(backend, lease.job_id)) for lease in leases]
         assert all(await write(backend, leases, token_event(0, "a")))
-        assert nodes.primaries[2].call("WAIT", 1, 5000) == 1
+        assert nodes.primaries[2].call("WAIT", 1, LIMIT_MS) == 1
+        nodes.replace_after(REPLACED_AFTER_MS, nodes.all)
         nodes.primaries[2].kill()
         refused = 0
         async with asyncio.timeout(LIMIT_S):
@@ -257,6 +266,7 @@ async def test_a_dead_primary_is_replaced_by_its_replica(nodes: Nodes, settings:
             answers = await asyncio.gather(*readers)
         assert refused > 0
         assert answers == [[token_event(0, "a"), token_event(1, "b"), TokenEvent(2, (), DONE)]] * 24
+        await asyncio.to_thread(nodes.replace_after, LIMIT_MS, [*nodes.primaries[:2], nodes.replica])
         await whole_path(backend, 16)
 
 

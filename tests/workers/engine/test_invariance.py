@@ -74,9 +74,11 @@ def check(
     pool: int,
     alone: int,
     single: int,
+    preempted: int | None = None,
+    budgets: tuple[int, ...] = (16, 256),
 ) -> None:
-    """Compare logits; a pool of `pool` blocks forces preemption, `alone` requests are also
-    computed alone, and `single` ones a token at a time.
+    """Compare logits; a pool of `pool` blocks forces preemption of the first `preempted` requests, `alone` requests
+    are also computed alone, and `single` ones a token at a time.
     """
 
     def rows(case: Case, names: range, **settings: Any) -> Rows:
@@ -86,9 +88,9 @@ def check(
     together = rows(case, everyone)
     assert len(together) == len(everyone) * case.length
     others = [rows(case, range(name, name + 1)) for name in range(alone)]
-    others += [rows(case, everyone, max_num_batched_tokens=budget) for budget in (16, 256)]
+    others += [rows(case, everyone, max_num_batched_tokens=budget) for budget in budgets]
     others += [rows(case, range(single), max_num_batched_tokens=1)]
-    others += [rows(case, everyone, max_num_batched_tokens=16, num_kv_blocks=pool)]
+    others += [rows(case, everyone[:preempted], max_num_batched_tokens=16, num_kv_blocks=pool)]
     for found in others:
         assert all(torch.equal(row, together[key]) for key, row in found.items())
     forked = rows(replace(case, n=3), range(4))
@@ -127,5 +129,6 @@ def test_windows_caps_sinks_and_experts_are_batch_invariant(
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_smollm2_is_batch_invariant(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make_case(32, vocabulary=49_000, longest=12, length=6)
-    check(smollm2, case, quantization, monkeypatch, pool=10, alone=1, single=2)
+    case = make_case(32, vocabulary=49_000, longest=8, length=4)
+    limits = {"alone": 1, "single": 1, "preempted": 8, "budgets": (16,)}
+    check(smollm2, case, quantization, monkeypatch, pool=8, **limits)

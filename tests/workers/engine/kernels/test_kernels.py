@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 from tests.support.checkpoints import DEVICE
 from tests.support.engine_driver import load, run
 from tests.support.paged_steps import FORMS, make_form, make_step
+from tests.support.waiting import LIMIT_S
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import LayerCache, reference_attention
 from workers.engine.kernels import Activation, HeadLayout, build, select
@@ -163,16 +164,20 @@ def test_buffers_are_reused_except_for_kept_results(compiled: CppKernels) -> Non
 @pytest.mark.slow
 def test_concurrent_processes_build_once(tmp_path: Path) -> None:
     """Given an empty folder and two processes, one builds, both load, and no other file is left."""
+    sources, built = tmp_path / "sources", tmp_path / "built"
+    sources.mkdir()
+    (sources / "small.cpp").write_text('extern "C" int one() { return 1; }')
     code = (
-        "import sys; from pathlib import Path; from workers.engine.kernels.build import load_library;"
-        "load_library(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from workers.engine.kernels import build;"
+        "build.SOURCE_FOLDER = Path(sys.argv[1]);"  # the kernels themselves take ten seconds
+        "assert build.load_library(Path(sys.argv[2])).one() == 1"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-c", code, str(sources), str(built)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    logs = "".join(process.communicate(timeout=120)[0] for process in both)
+    logs = "".join(process.communicate(timeout=LIMIT_S)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert logs.count("kernels_built") == 1
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".so"]
+    assert sorted(path.suffix for path in built.iterdir()) == [".lock", ".so"]
 
 
 def test_other_flags_give_another_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,14 +100,8 @@ def test_smollm2_matches_transformers_on_real_prompts(smollm2: Path) -> None:
     questions = [
         "What is the capital of France?",
         "Write a haiku about rivers.",
-        "Explain photosynthesis in two sentences.",
-        "List three prime numbers.",
         "Translate 'good morning' to Spanish.",
-        "Who wrote Hamlet?",
         "What is 12 times 12?",
-        "Describe a water mill.",
-        "Give a synonym for quick.",
-        "Why is the sky blue?",
         "Name the planets.",
         "¿Qué hora es? Answer in Spanish, with emojis 🙂.",
     ]

@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
+from transformers import LlamaConfig
 
 from shared.errors import ConfigError, ModelUnavailable
 from shared.protocol import Request
@@ -13,6 +14,7 @@ from shared.repository.spec import ModelSpec
 from shared.settings import Settings
 from tests.support.encoder_checkpoints import save_encoder
 from tests.support.fakes import answer, end_of, make_request, submit
+from tests.support.gguf_files import SHAPE, random_model, write_gguf
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import answer_tokens, expected_tokens, wait_for_tokens
@@ -124,3 +126,18 @@ async def test_an_encoder_needs_no_memory_for_a_cache(hosts: HostHarness) -> Non
     async with hosts.host(model_memory="100MiB"):
         status = await hosts.until("encoder", v1="READY")
         assert status.task == "embed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model.gguf", "tiny.Q8_0.gguf"])
+async def test_a_gguf_file_of_the_repository_is_served(hosts: HostHarness, name: str) -> None:
+    """Under the name that Triton's layout expects, or that the description gives."""
+    named = "" if name == "model.gguf" else f'default_model_filename: "{name}"'
+    write_config(hosts.root, "chat", named)
+    (hosts.root / "chat" / "1").mkdir()
+    write_gguf(hosts.root / "chat" / "1" / name, random_model(LlamaConfig(**SHAPE)), "llama")
+    async with hosts.host(model_memory="8GiB", kv_cache_gib=0.01, cache_dir=hosts.root.parent / "cache"):
+        request = chat()
+        await submit(hosts.backend, request)
+        assert end_of(await answer(hosts.backend, request.id)) == ("completed", None)
+        assert (await hosts.until_worker("chat")).task == "generate"

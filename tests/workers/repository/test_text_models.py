@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -128,14 +129,16 @@ async def test_an_encoder_needs_no_memory_for_a_cache(hosts: HostHarness) -> Non
         assert status.task == "embed"
 
 
+def test_a_description_may_name_a_gguf_file(settings: Settings) -> None:
+    spec = ModelSpec(name="chat", backend="headrace", default_model_filename="tiny.Q8_0.gguf")
+    assert model_settings(settings, spec, Path("/models/chat/1")).model == "/models/chat/1/tiny.Q8_0.gguf"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["model.gguf", "tiny.Q8_0.gguf"])
-async def test_a_gguf_file_of_the_repository_is_served(hosts: HostHarness, name: str) -> None:
-    """Under the name that Triton's layout expects, or that the description gives."""
-    named = "" if name == "model.gguf" else f'default_model_filename: "{name}"'
-    write_config(hosts.root, "chat", named)
-    (hosts.root / "chat" / "1").mkdir()
-    write_gguf(hosts.root / "chat" / "1" / name, random_model(LlamaConfig(**SHAPE)), "llama")
+async def test_a_gguf_file_of_the_repository_is_served(hosts: HostHarness) -> None:
+    folder = hosts.root / "chat" / "1"
+    folder.mkdir(parents=True)
+    write_gguf(folder / "model.gguf", random_model(LlamaConfig(**SHAPE)), "llama")
     async with hosts.host(model_memory="8GiB", kv_cache_gib=0.01, cache_dir=hosts.root.parent / "cache"):
         request = chat()
         await submit(hosts.backend, request)

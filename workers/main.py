@@ -88,7 +88,7 @@ async def _serve(settings: Settings) -> bool:
         engine, info = await load_engine(settings, repository, backend, info, progress)
         metrics.show_startup(progress)
         if settings.mixed_workers == "refuse":
-            await ModelClaim(backend.locks, info, settings.lease).acquire()
+            await ModelClaim.from_settings(backend.locks, info, settings).acquire()
         worker = Worker(info, engine, backend, settings, metrics, notifier=Notifier.from_environment())
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
             _log_ready(info, progress)

@@ -99,7 +99,7 @@ class Worker:
             self.active_requests,
             self._on_lease_lost,
             sole_request=sole_request,
-            claim=ModelClaim(backend.locks, info, settings.lease),
+            claim=ModelClaim.from_settings(backend.locks, info, settings),
         )
         self._puller = self._make_puller(sole_request)
 

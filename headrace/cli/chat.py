@@ -8,8 +8,10 @@ from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from headrace.cli.options import DEFAULT_URL, STREAM_RETRY_S, ApiKey, Url, client_at, first_model
+from headrace.terminal import Terminal
 from shared.errors import HeadraceError
 
 QUIT_COMMANDS = ("/quit", "/exit")
@@ -26,7 +28,7 @@ def chat(
     """Chat with a model. Ctrl-C stops an answer; Ctrl-D or /quit ends the chat."""
     with client_at(url, api_key, STREAM_RETRY_S) as client:
         options = {"temperature": temperature} | ({"max_tokens": max_tokens} if max_tokens else {})
-        Chat(client, model or first_model(client), system, options, Console()).run()
+        Chat(client, model or first_model(client), system, options, Terminal()).run()
 
 
 class ChatClient(Protocol):
@@ -53,7 +55,7 @@ class Chat:
 
     def run(self) -> None:
         """Read and answer lines until Ctrl-D or /quit."""
-        self._console.print(f"[bold]{self._model}[/]  [dim]/quit ends the chat, Ctrl-C stops an answer[/]")
+        self._console.print(f"[bold]{escape(self._model)}[/]  [dim]/quit ends the chat, Ctrl-C stops an answer[/]")
         while True:
             try:
                 line = self._console.input("[bold green]> [/]").strip()
@@ -81,7 +83,7 @@ class Chat:
         except KeyboardInterrupt:
             self._console.print(" [dim](stopped)[/]", end="")
         except HeadraceError as error:
-            self._console.print(f"[red]{error.message}[/]")
+            self._console.print(error.message, style="red", markup=False, highlight=False)
             return
         self._console.print()
         self._messages = [*messages, {"role": "assistant", "content": answer}]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from headrace.cli.options import Config, Json, plain_table, print_json
+from headrace.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Settings and their sources.")
 
@@ -33,4 +33,4 @@ def show(config: Config = None, as_json: Json = False) -> None:
         style = "dim" if origin == "default" else "bold"
         description = escape(fields[name].description or "")
         table.add_row(name, escape(str(value)), origin, description, style=style)
-    Console().print(table)
+    Terminal().print(table)

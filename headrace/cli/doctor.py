@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.markup import escape
 from typer import Exit
 
 from headrace.cli.options import Config, Json, Model, RedisUrl, plain_table, print_json
+from headrace.terminal import Terminal
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
 
@@ -24,6 +24,6 @@ def doctor(config: Config = None, redis_url: RedisUrl = None, model: Model = Non
         for finding in findings:
             remedy = f"\n[dim]{escape(finding.remedy)}[/]" if finding.remedy else ""
             table.add_row(MARKS[finding.status], finding.what, escape(finding.found) + remedy)
-        Console().print(table)
+        Terminal().print(table)
     if any(finding.status == "failed" for finding in findings):
         raise Exit(1)

@@ -20,12 +20,13 @@ from headrace.cli.options import (
     read_text,
     stderr,
 )
+from headrace.terminal import print_text
 from shared.errors import HeadraceError
 
 if TYPE_CHECKING:
     from headrace.client import HeadraceClient
 
-JobId = Annotated[str, typer.Argument(help="Id of the job.")]
+JobId = Annotated[str, typer.Argument(help="Id of the job or of its answer.")]
 
 
 def submit(
@@ -53,12 +54,12 @@ def submit(
         }
         job = client.submit({name: value for name, value in body.items() if value is not None})
         if follow:
-            stderr.print(job["id"], style="dim")
+            stderr.print(job["id"], style="dim", markup=False)
             _print_events(client, job["id"], -1, as_json)
         elif as_json:
             print_json(job)
         else:
-            print(job["id"])
+            print_text(job["id"])
 
 
 def tail(
@@ -78,7 +79,7 @@ def _print_events(client: HeadraceClient, job_id: str, after: int, as_json: bool
         if as_json:
             print_json({"seq": event.seq, "event": event.name, **event.data})
         elif event.name == "token":
-            print("".join(token["text"] for token in event.data["tokens"]), end="", flush=True)
+            print_text("".join(token["text"] for token in event.data["tokens"]), end="")
         else:
             print()
             if event.name != "done":
@@ -93,4 +94,4 @@ def cancel(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_jso
     if as_json:
         print_json(job)
     else:
-        print(f"{job['id']} {job['state']}")
+        print_text(f"{job['id']} {job['state']}")

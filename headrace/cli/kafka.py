@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from headrace.cli.options import Json, print_json, read_text, stderr
+from headrace.terminal import print_text
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -190,8 +191,8 @@ def _print_result(record: Record, wanted: set[str] | None, as_json: bool) -> str
     try:
         job = read_result(record)
     except HeadraceError as error:
-        print(f"{event_id} ?  {error.message}", flush=True)
+        print_text(f"{event_id} ?  {error.message}")
         return event_id
     text = job.choices[0].text if job.choices else job.error.message if job.error else ""
-    print(f"{event_id} {job.state}  {text}", flush=True)
+    print_text(f"{event_id} {job.state}  {text}")
     return event_id

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.console import Console
 
 from headrace.cli.options import AdminUrl, ApiKey, Json, client_at, plain_table, print_json
+from headrace.terminal import Terminal, print_text
 from shared.errors import ConfigError
 from shared.repository.traffic.rules import KeyKind
 
@@ -73,7 +73,7 @@ def compare(name: Name, url: AdminUrl, api_key: ApiKey = None, as_json: Json = F
     if as_json:
         print_json(found)
         return
-    print(f"{found['pairs']} pairs, {found['compared']} compared")
+    print_text(f"{found['pairs']} pairs, {found['compared']} compared")
     print(f"same output: {_percent(found['exact'])}, same label: {_percent(found['labels_agree'])}")
     print(f"largest difference: {_number(found['max_difference'])}")
     table = plain_table("", "median", "p95", "failed")
@@ -81,7 +81,7 @@ def compare(name: Name, url: AdminUrl, api_key: ApiKey = None, as_json: Json = F
         latency = found[f"{title}_latency"]
         times = (_milliseconds(latency[each]) for each in ("median", "p95"))
         table.add_row(title, *times, str(found[f"{title}_failed"]))
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _set(

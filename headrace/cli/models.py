@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from headrace.cli import model_traffic
@@ -21,6 +20,7 @@ from headrace.cli.options import (
     plain_table,
     print_json,
 )
+from headrace.terminal import Terminal, print_text
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def list_names(
         print_json(found)
         return
     for model in found:
-        print(model["id"])
+        print_text(model["id"])
 
 
 @app.command("list")
@@ -61,7 +61,7 @@ def list_models(url: AdminUrl, api_key: ApiKey = None, as_json: Json = False) ->
     for model in found:
         for version in model["versions"] or [None]:
             table.add_row(*(escape(text) for text in _row(model, version)))
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _row(model: dict[str, Any], version: dict[str, Any] | None) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ def _set_asleep(model: str, url: str, api_key: str | None, as_json: bool, *, asl
     if as_json:
         print_json(state)
     else:
-        print(f"{state['model']} {'falls asleep' if state['asleep'] else 'wakes up'}")
+        print_text(f"{state['model']} {'falls asleep' if state['asleep'] else 'wakes up'}")
 
 
 for command in (model_traffic.alias, model_traffic.split, model_traffic.shadow, model_traffic.compare):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from headrace.terminal import Terminal
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ Url = Annotated[
 AdminUrl = Annotated[str, typer.Option("--url", help="Address of the admin port; see admin_port.")]
 ApiKey = Annotated[str | None, typer.Option(envvar="HEADRACE_API_KEY", help="API key, if the API requires one.")]
 
-stderr = Console(stderr=True)
+stderr = Terminal(stderr=True)
 
 
 def read_text(path: Path, param: str) -> str:

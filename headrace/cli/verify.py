@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.options import DEFAULT_URL, STREAM_RETRY_S, ApiKey, Json, Url, client_at, print_json
+from headrace.terminal import print_text
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ MAX_FILE_BYTES = 2**26
 
 
 def verify(
-    job: Annotated[str, typer.Argument(help="Id of a completed job, or a file that --save wrote.")],
+    job: Annotated[str, typer.Argument(help="Id of a job or its answer, or a file that --save wrote.")],
     save: Annotated[Path | None, typer.Option(help="File to save the job's recording in.")] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -34,20 +35,20 @@ def verify(
     from headrace.client.verification import compare
 
     with client_at(url, api_key, STREAM_RETRY_S) as client:
-        logged = _read(Path(job)) if _is_file(job) else client.recording(job)
+        logged = _read(Path(job)) if _is_file(job) else _recording_of(client, job)
         if save is not None:
             _write(save, logged)
-        again = client.run_recording(logged)["id"]
+        again = _text(client.run_recording(logged), "id")
         verdict = compare(logged, _recorded(client, again))
     if as_json:
         print_json({"job_id": again, "same": verdict.same, **asdict(verdict)})
     elif verdict.difference is None:
-        print(f"same bits: {verdict.tokens} tokens")
+        print_text(f"same bits: {verdict.tokens} tokens")
     else:
         _print_difference(verdict.difference)
     if not as_json:
         for reason in verdict.reasons:
-            print(f"  {reason}")
+            print_text(f"  {reason}")
         if not (verdict.same or verdict.reasons):
             print("  no reason found: the fingerprints are equal")
     if not verdict.same:
@@ -57,11 +58,26 @@ def verify(
 def _recorded(client: HeadraceClient, job_id: str) -> Recording:
     """Wait for the new job, and return its recording. Raises the error that it ended with."""
     job = client.result(job_id)
-    if job["state"] != "completed":
-        error = job.get("error") or {}
-        reason = error.get("message", f"it was {job['state']}")
+    if (state := _text(job, "state")) != "completed":
+        error = job.get("error")
+        reason = _text(error, "message") if isinstance(error, dict) else f"it was {state}"
         raise HeadraceError(f"the request failed when it was run again, as {job_id}: {reason}")
-    return client.recording(job_id)
+    return _recording_of(client, job_id)
+
+
+def _recording_of(client: HeadraceClient, job_id: str) -> Recording:
+    """Return the recording of a job. Raises InvalidRequest if the answer is not one."""
+    from headrace.client.verification import checked
+
+    return checked(client.recording(job_id), "the answer of the server")
+
+
+def _text(answer: dict[str, Any], name: str) -> str:
+    """Return a field of an answer of the server. Raises HeadraceError if it is not a text."""
+    value = answer.get(name)
+    if not isinstance(value, str):
+        raise HeadraceError(f"the answer of the server has no {name}; check that url points to Headrace")
+    return value
 
 
 def _is_file(text: str) -> bool:
@@ -83,7 +99,7 @@ def _read(path: Path) -> Recording:
         value: Any = json.loads(data)
     except (ValueError, RecursionError):
         value = None
-    return checked(value)
+    return checked(value, str(path))
 
 
 def _write(path: Path, recording: Recording) -> None:
@@ -95,9 +111,9 @@ def _write(path: Path, recording: Recording) -> None:
 
 
 def _print_difference(difference: Difference) -> None:
-    print(f"choice {difference.choice} differs at token {difference.position}:")
+    print_text(f"choice {difference.choice} differs at token {difference.position}:")
     for name, place in (("logged", difference.logged), ("computed", difference.computed)):
-        print(f"  {name + ':':10}{_described(place)}")
+        print_text(f"  {name + ':':10}{_described(place)}")
 
 
 def _described(place: Place) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.options import Config, Json, plain_table, print_json, read_text
+from headrace.terminal import Terminal
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,9 +84,8 @@ def calibrate(
     table = plain_table("key", "tests", *(f"p < {level}" for level in LEVELS))
     for name, tests, shares in rows:
         table.add_row(name, str(tests), *(f"{share:.4f}" for share in shares.values()))
-    from rich.console import Console
 
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _settings(model: str | None, config: Path | None) -> Settings:

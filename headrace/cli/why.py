@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
 from headrace.cli.options import DEFAULT_URL, ApiKey, Json, Url, client_at, plain_table, print_json
+from headrace.terminal import Terminal
+from shared.errors import HeadraceError
 
 MAX_BAR_CELLS = 72
 PREEMPTED = "preempted"
@@ -29,10 +32,53 @@ STYLES = {
 UNKNOWN = ("white", "?")  # of a phase that a newer server has
 
 Part = tuple[str, float, str | None]  # name, seconds, worker
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class PhaseShape(msgspec.Struct):
+    """Fields of a phase that the command reads; names are texts, as a newer server may have others."""
+
+    name: str
+    start: Seconds
+    end: Seconds
+    worker: str | None
+    preempted: Seconds
+
+
+class PositionShape(msgspec.Struct):
+    at: Seconds
+    position: Count
+
+
+class EventShape(msgspec.Struct):
+    name: str
+    at: Seconds
+    worker: str | None = None
+    position: Count | None = None
+    tokens: Count | None = None
+    count: Count | None = None
+    seconds: Seconds | None = None
+    finish: str | None = None
+
+
+class TimelineShape(msgspec.Struct):
+    """Fields of a timeline that the command reads."""
+
+    summary: str
+    created_at: Seconds
+    seconds: Seconds
+    phases: list[PhaseShape]
+    positions: list[PositionShape]
+    prompt_tokens: Count
+    cached_tokens: Count
+    completion_tokens: Count
+    tokens_per_s: Seconds | None
+    events: list[EventShape]
 
 
 def why(
-    job_id: Annotated[str, typer.Argument(help="Id of the job.")],
+    job_id: Annotated[str, typer.Argument(help="Id of the job or of its answer.")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -43,7 +89,8 @@ def why(
     if as_json:
         print_json(found)
         return
-    console = Console(highlight=False)
+    check_timeline(found)
+    console = Terminal(highlight=False)
     console.print(escape(found["summary"]), soft_wrap=not console.is_terminal)
     parts = parts_of(found)
     console.print()
@@ -54,12 +101,20 @@ def why(
     _print_events(console, found)
 
 
+def check_timeline(value: dict[str, Any]) -> None:
+    """Raise HeadraceError if a server's answer is no timeline. Names that a newer server has are accepted."""
+    try:
+        msgspec.convert(value, TimelineShape)
+    except msgspec.ValidationError as error:
+        raise HeadraceError(f"the answer of the server is not a timeline: {error}") from error
+
+
 def parts_of(timeline: dict[str, Any]) -> list[Part]:
     """Return the parts of the bar: the phases, each with the time for which it was preempted after it."""
     parts: list[Part] = []
     for phase in timeline["phases"]:
         seconds = phase["end"] - phase["start"]
-        parts.append((phase["name"], seconds - phase["preempted"], phase["worker"]))
+        parts.append((phase["name"], max(0.0, seconds - phase["preempted"]), phase["worker"]))
         if phase["preempted"] > 0:
             parts.append((PREEMPTED, phase["preempted"], phase["worker"]))
     return parts
@@ -82,7 +137,7 @@ def _print_parts(console: Console, parts: list[Part], total: float) -> None:
     for name, seconds, worker in parts:
         color, sign = STYLES.get(name, UNKNOWN)
         percent = f"{100 * seconds / total:.1f}" if total else ""
-        table.add_row(f"[{color}]{sign}[/]", name, f"{seconds:.3f}", percent, escape(worker or ""))
+        table.add_row(f"[{color}]{sign}[/]", escape(name), f"{seconds:.3f}", percent, escape(worker or ""))
     for column in table.columns[2:4]:
         column.justify = "right"
     console.print(table)
@@ -112,9 +167,9 @@ def _print_events(console: Console, timeline: dict[str, Any]) -> None:
         details = [str(event["worker"])] if event.get("worker") else []
         details += [f"position {event['position']}"] if event.get("position") else []
         details += [f"{event['tokens']} tokens"] if event.get("tokens") is not None else []
-        details += [f"{event['count']} ×, {event['seconds']:.3f} s"] if event.get("count") else []
+        details += [f"{event['count']} ×, {event.get('seconds') or 0.0:.3f} s"] if event.get("count") else []
         details += [str(event["finish"])] if event.get("finish") else []
-        table.add_row(f"{after:.3f} s", event["name"].replace("_", " "), escape(", ".join(details)))
+        table.add_row(f"{after:.3f} s", escape(event["name"].replace("_", " ")), escape(", ".join(details)))
     table.columns[0].justify = "right"
     console.print()
     console.print(table)

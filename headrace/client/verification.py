@@ -59,11 +59,11 @@ class Verdict:
         return self.difference is None
 
 
-def checked(value: Any) -> Recording:
-    """Return a value that was read from a file, if it is a recording. Raises InvalidRequest."""
-    valid = isinstance(value, dict) and _has(value, FIELDS)
+def checked(value: Any, source: str) -> Recording:
+    """Return a value from a file or a server, if it is a recording. Raises InvalidRequest that names the source."""
+    valid = isinstance(value, dict) and _has(value, FIELDS) and _all(int, value["prompt_token_ids"])
     if not (valid and all(_is_choice(choice) for choice in value["choices"])):
-        raise InvalidRequest("the file must hold a recording, as `headrace verify --save` writes it")
+        raise InvalidRequest(f"{source} must hold a recording, as `headrace verify --save` writes it")
     recording: Recording = value
     return recording
 
@@ -79,8 +79,15 @@ def _has(value: dict[str, Any], fields: Mapping[str, type]) -> bool:
     return all(isinstance(value.get(name), kind) for name, kind in fields.items())
 
 
+def _all(kind: type, values: list[Any]) -> bool:
+    return all(type(value) is kind for value in values)
+
+
 def _is_choice(value: Any) -> bool:
-    return isinstance(value, dict) and _has(value, CHOICE_FIELDS) and len(value["token_ids"]) == len(value["texts"])
+    if not (isinstance(value, dict) and _has(value, CHOICE_FIELDS)):
+        return False
+    ids, texts = value["token_ids"], value["texts"]
+    return len(ids) == len(texts) and _all(int, ids) and _all(str, texts)
 
 
 def _first_difference(logged: Recording, computed: Recording) -> Difference | None:

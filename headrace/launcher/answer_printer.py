@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from headrace.client import HeadraceClient
+from headrace.terminal import print_text
 
 
 class AnswerPrinter(threading.Thread):
@@ -20,7 +21,7 @@ class AnswerPrinter(threading.Thread):
         try:
             with HeadraceClient(self._url) as client:
                 for text in client.chat_text({**self._body, "temperature": 0, "max_tokens": 512}):
-                    print(text, end="", flush=True)
+                    print_text(text, end="")
             print()
         except Exception as error:  # noqa: BLE001  raised again in the thread that waits for the answer
             self.failure = error

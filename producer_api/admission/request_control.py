@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 from producer_api.admission.deadline import BackgroundTasks, redis_deadline
 from producer_api.metering.rate_limiter import RateLimiter
 from shared.backend import Backend
 from shared.errors import NotFound
-from shared.protocol import Outlook, RequestState
+from shared.protocol import Outlook, RequestState, possible_job_ids
 from shared.timeline.timeline import timeline_of
 from shared.timeline.types import Timeline
 from shared.token_log.interface import RequestRecord
 
-JOB_ID = re.compile(r"req_[0-9a-f]{32}")
+DEFAULT_TENANT = "default"  # of records in Kafka that name none
 
 
 class RequestControl:
@@ -33,27 +31,30 @@ class RequestControl:
         self._limiter = limiter
         self.background = BackgroundTasks()
 
-    async def record(self, job_id: str, tenant: str) -> RequestRecord:
-        """Return a request's record. Raises NotFound for an unknown id or another tenant's; Unavailable."""
-        record = None
-        if JOB_ID.fullmatch(job_id):
-            async with redis_deadline():
-                record = await self._token_log.record(job_id)
-        if record is None or record.tenant != tenant:
-            raise _unknown(job_id)
-        return record
+    async def record(self, given: str, owner: str | None) -> RequestRecord:
+        """Return a request's record. Raises NotFound for an unknown id; Unavailable.
 
-    async def timeline(self, job_id: str, owner: str | None) -> Timeline:
-        """Return a request's timeline so far. Raises NotFound, Unavailable.
-
-        With an `owner`, another tenant's request is unknown.
+        Args:
+            given: its id, or another id from which it follows; see `possible_job_ids`.
+            owner: the tenant, to whom others' requests are unknown; None may see all.
         """
-        marks = None
+        if possible := possible_job_ids(given, owner or DEFAULT_TENANT):
+            async with redis_deadline():
+                found = await self._token_log.records(possible)
+            for record in found:
+                if record is not None and owner in (None, record.tenant):
+                    return record
+        raise _unknown(given)
+
+    async def timeline(self, given: str, owner: str | None) -> Timeline:
+        """Return a request's timeline so far; see `record`. Raises NotFound, Unavailable."""
         async with redis_deadline():
-            if JOB_ID.fullmatch(job_id):
+            for job_id in possible_job_ids(given, owner or DEFAULT_TENANT):
                 marks = await self._token_log.marks(job_id)
-            if marks is None or owner not in (None, marks.record.tenant):
-                raise _unknown(job_id)
+                if marks is not None and owner in (None, marks.record.tenant):
+                    break
+            else:
+                raise _unknown(given)
             waits = marks.record.state is RequestState.QUEUED
             wait = await self._transport.wait_of(marks.record.ticket) if waits else None
             return timeline_of(marks, await self._token_log.now(), wait)

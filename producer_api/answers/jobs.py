@@ -70,9 +70,9 @@ async def find(context: Context, job_id: str, tenant: str) -> Job:
 
 async def cancel(context: Context, job_id: str, tenant: str) -> Job:
     """Cancel a job and return it; one that has ended is unchanged. Raises NotFound, Unavailable."""
-    await context.request_control.record(job_id, tenant)
-    await context.request_control.cancel(job_id)
-    return await find(context, job_id, tenant)
+    record = await context.request_control.record(job_id, tenant)
+    await context.request_control.cancel(record.id)
+    return await find(context, record.id, tenant)
 
 
 async def describe(context: Context, record: RequestRecord) -> Job:

@@ -23,12 +23,12 @@ async def find(context: Context, job_id: str, tenant: str) -> JobRecording:
         raise Conflict(f"the job {job_id} is {record.state.value}: only a completed job has a recording")
     if record.state is not RequestState.COMPLETED:
         raise Conflict(f"the job {job_id} has no whole answer, it ended with {record.finish or record.state.value}")
-    answer = await read_all(context.backend.token_log, job_id)
+    answer = await read_all(context.backend.token_log, record.id)
     async with redis_deadline():
-        recording = await context.backend.token_log.recording(job_id)
+        recording = await context.backend.token_log.recording(record.id)
     if recording is None:
         raise NotFound(
             f"the request of the job {job_id} was not kept: only answers in text of workers that report token ids "
             "have recordings, up to the setting recording_bytes"
         )
-    return JobRecording.from_recording(job_id, recording, answer)
+    return JobRecording.from_recording(record.id, recording, answer)

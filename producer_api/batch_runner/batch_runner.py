@@ -17,7 +17,7 @@ from producer_api.auth.client_address import Client
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.held_item import HeldItem
 from producer_api.batch_runner.line_body import read_body
-from producer_api.batch_runner.lines import Line, Outcome, job_id, locate, read, seed_of, survey
+from producer_api.batch_runner.lines import Line, Outcome, locate, read, seed_of, survey
 from producer_api.batch_runner.run_request import job_ids, run
 from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import KINDS, WorkFolder
@@ -33,7 +33,7 @@ from shared.errors import (
     RequestLost,
     Unavailable,
 )
-from shared.protocol import PriorityClass
+from shared.protocol import PriorityClass, line_job_id
 from shared.schemas.unknown_fields import HEADER
 from shared.validation.schema_check import NOT_HELD, not_held
 
@@ -192,7 +192,7 @@ class BatchRunner:
 
     async def _run_line(self, number: int, line: Line) -> Outcome:
         for attempt in range(MAX_ATTEMPTS):
-            name = job_id(self._batch.id, number, attempt)
+            name = line_job_id(self._batch.id, number, attempt)
             if self._stop is not None:
                 return Outcome.stopped(line, name, self._stop)
             try:

@@ -22,7 +22,7 @@ from producer_api.auth.client_address import Client
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.batch_runner import BatchRunner
 from producer_api.batch_runner.line_body import CHAT, read_body
-from producer_api.batch_runner.lines import job_id, seed_of
+from producer_api.batch_runner.lines import seed_of
 from producer_api.batch_runner.run_request import run
 from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import remove_all_but
@@ -30,7 +30,7 @@ from producer_api.http.open_streams import Stopping
 from shared.backend import Backend
 from shared.errors import NotFound
 from shared.metrics.http import serve_metrics
-from shared.protocol import PriorityClass
+from shared.protocol import PriorityClass, line_job_id
 from shared.redis import keys
 from shared.runtime.retry import run_forever
 from shared.settings import Settings
@@ -173,7 +173,7 @@ class EventLoopHost:
         request = request.until(now + min(limit, request.timeout or limit))
         seed = seed_of(task_id) if request.seed is None else request.seed
         caller = Principal("default", client=Client(traceparent=valid_traceparent(traceparent)))
-        answer = await run(self.services, request, job_id=job_id(task_id, 0), seed=seed, principal=caller)
+        answer = await run(self.services, request, job_id=line_job_id(task_id, 0), seed=seed, principal=caller)
         return msgspec.to_builtins(answer)
 
     async def idle_batches(self) -> list[str]:

@@ -45,12 +45,6 @@ _decode = msgspec.json.Decoder(Line).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def job_id(batch_id: str, number: int, attempt: int = 0) -> str:
-    """Return the job id of a line, the same in every process. Another attempt is another request."""
-    text = f"{batch_id}:{number}" + (f":{attempt}" if attempt else "")
-    return f"req_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-
-
 def seed_of(name: str) -> int:
     """Return the seed of a request, the same in every process."""
     return int.from_bytes(hashlib.sha256(f"seed:{name}".encode()).digest()[:8]) >> 1

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.deadline import redis_deadline
-from producer_api.admission.request_control import JOB_ID
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
@@ -26,7 +25,7 @@ from producer_api.openapi.pagination import limit_of, limit_parameter
 from producer_api.routes.admin_queues import check_queue, visible_queues
 from producer_api.schemas.administration import RequestDetails, RequestPage, RequestView
 from producer_api.services import Context
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import InvalidRequest
 from shared.models.names import MODEL_NAME
 from shared.protocol import PriorityClass, RequestState
 from shared.queue.survey import RecentRequest
@@ -142,12 +141,7 @@ async def _merged(
 
 
 async def see(context: Context, job_id: str, caller: Principal) -> Response:
-    record = None
-    if JOB_ID.fullmatch(job_id):
-        async with redis_deadline():
-            record = await context.backend.token_log.record(job_id)
-    if record is None:
-        raise NotFound(f"the request {job_id[:64]!r} does not exist, or its answer has expired")
+    record = await context.request_control.record(job_id, None)
     caller.check_model(record.model)
     outlook = await context.request_control.outlook(record)
     found = RequestDetails.from_record(record)

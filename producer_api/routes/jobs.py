@@ -60,7 +60,7 @@ async def events(context: Context, request: Request, job_id: str, tenant: str) -
     record = await context.request_control.record(job_id, tenant)
     if nothing_after(record, after):
         return Response(status_code=204)
-    followed = context.backend.token_log.follow(job_id, after, idle=context.settings.keepalive)
+    followed = context.backend.token_log.follow(record.id, after, idle=context.settings.keepalive)
     return EventStream(followed, JobFraming(), context.open_answers, eager=True, abandon=None)
 
 

@@ -7,7 +7,6 @@ Reference: CloudEvents 1.0.2, "Kafka Protocol Binding", and W3C "Trace Context".
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
@@ -26,7 +25,7 @@ from shared.errors import (
 )
 from shared.kafka import topics
 from shared.models.worker_registry import ModelInfo
-from shared.protocol import PriorityClass, Request, decode_request, encode
+from shared.protocol import PriorityClass, Request, decode_request, encode, record_digest, record_job_id
 from shared.schemas.common_fields import PriorityField, priority_class
 from shared.schemas.native.jobs import Job, JobRequest
 from shared.schemas.parameter_fields import parameter_field
@@ -222,16 +221,16 @@ def _check_event(record: Record) -> str | None:
 
 def _complete(body: KafkaRequest, record: Record, event_id: str | None, now: float) -> Request:
     """Return the request, with an id and a seed derived from the record."""
-    name: tuple[Any, ...] = ("record", record.topic, record.partition, record.offset)
     if event_id is not None:
-        name = ("event", body.tenant, event_id)
-    digest = hashlib.sha256(msgspec.json.encode(name)).digest()
+        digest = record_digest("event", body.tenant, event_id)
+    else:
+        digest = record_digest("record", record.topic, record.partition, record.offset)
     seed = int.from_bytes(digest[16:24]) >> 1 if body.given_seed is None else body.given_seed
     target = {each: joined(values) for each in TARGET_HEADERS if (values := [*record.header_values(each)])}
     draft = with_target(body.to_request(body.tenant), target)
     return msgspec.structs.replace(
         draft,
-        id=f"req_{digest[:16].hex()}",
+        id=record_job_id(digest),
         priority=_priority(record.header("priority"), body),
         params=msgspec.structs.replace(draft.params, seed=seed),
         created_at=now,

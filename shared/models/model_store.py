@@ -21,15 +21,15 @@ import structlog
 from shared.errors import ConfigError
 from shared.models.names import MODEL_NAME
 from shared.models.startup_progress import StartupProgress
-from shared.models.weight_files import check_weight_files, refuse_pointer, weight_files
+from shared.models.weight_files import GGUF_NAME, GGUF_SUFFIX, check_weight_files, refuse_pointer, weight_files
 from shared.runtime.processes import die_with_parent
 from shared.runtime.shared_cache import make_once
 from shared.settings import NO_MODEL, Settings
 
 REVISION = "1"  # of the converted files; other revisions are converted again
 GGUF_REVISION = "1"  # of the folders around GGUF files
-GGUF_SUFFIX = ".gguf"
 SCRIPTED = "scripted"
+CONFIG = "config.json"  # of a model folder
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
 
@@ -113,6 +113,8 @@ class ModelRepository:
         progress = progress or StartupProgress()
         path = _local(self._model)
         if path is not None:
+            if path.is_dir() and not (path / CONFIG).is_file() and (path / GGUF_NAME).is_file():
+                path = path / GGUF_NAME
             return checked(path) if path.is_dir() else self._around_gguf(path.resolve(), progress)
         if self._model in PACKAGED:
             return self._packaged(PACKAGED[self._model], progress)
@@ -193,9 +195,15 @@ def _local(model: str) -> Path | None:
     return None
 
 
+def is_gguf(model: str) -> bool:
+    """Return True if a setting names a GGUF file of this machine, or a folder with one."""
+    path = _local(model)
+    return path is not None and (path.is_file() or (path / GGUF_NAME).is_file())
+
+
 def checked(folder: Path) -> Path:
     """Return `folder` if it holds a model. Raises ConfigError that names what is missing or broken."""
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder} is not a model folder: it has no config.json", param="model")
     if not weight_files(folder):
         raise ConfigError(

@@ -12,6 +12,7 @@ from shared.models.gguf_header import read_gguf_header
 from shared.models.safetensors_header import DTYPE_BITS, StoredTensor, read_header
 
 INDEX = "model.safetensors.index.json"
+GGUF_SUFFIX = ".gguf"
 GGUF_NAME = "model.gguf"  # in a model folder
 MAX_INDEX_BYTES = 2**25
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -31,11 +32,11 @@ def weight_files(folder: Path) -> list[Path]:
 def loaded_bytes(folder: Path, float_bytes: int) -> int:
     """Return the memory of the weights in a folder: integers as stored, others expanded to floats of that size.
 
-    Raises ConfigError for a broken file.
+    `folder` may be a GGUF file. Raises ConfigError for a broken file.
     """
     total = 0
-    for path in weight_files(folder):
-        if path.name == GGUF_NAME:
+    for path in [folder] if folder.is_file() else weight_files(folder):
+        if path.suffix == GGUF_SUFFIX:
             total += sum(math.prod(each.shape) for each in read_gguf_header(path).tensors.values()) * float_bytes
         else:
             total += sum(_loaded(each, float_bytes) for each in read_header(path).values())

@@ -4,7 +4,7 @@ They are encoded as versioned JSON (msgspec), never as pickle. Every package may
 `shared.errors`.
 """
 
-from shared.protocol.codec import decode_event, decode_recording, decode_request, encode, encode_event, new_job_id
+from shared.protocol.codec import decode_event, decode_recording, decode_request, encode, encode_event
 from shared.protocol.event import (
     CallDelta,
     ErrorInfo,
@@ -19,6 +19,13 @@ from shared.protocol.event import (
     TokenLogprobs,
     Usage,
     count_reasoning,
+)
+from shared.protocol.job_ids import (
+    line_job_id,
+    new_job_id,
+    possible_job_ids,
+    record_digest,
+    record_job_id,
 )
 from shared.protocol.marks import Backlog, RunMark, Stay
 from shared.protocol.recording import Recording
@@ -101,5 +108,9 @@ __all__ = [
     "decode_request",
     "encode",
     "encode_event",
+    "line_job_id",
     "new_job_id",
+    "possible_job_ids",
+    "record_digest",
+    "record_job_id",
 ]

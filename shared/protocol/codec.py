@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-
 import msgspec
 
 from shared.protocol.event import Token, TokenEvent
@@ -63,8 +60,3 @@ def decode_request(data: bytes) -> Request:
         raise msgspec.DecodeError("not UTF-8") from None
     except RecursionError:
         raise msgspec.DecodeError("nested too deep") from None
-
-
-def new_job_id() -> str:
-    """Return a sortable, unguessable id: 48 bits of milliseconds, then 80 random bits."""
-    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from shared.errors import ConfigError
 
 HEADRACE = "headrace"  # Headrace's own engine, or another runtime that generates, embeds or classifies texts
+CHECKPOINT = "config.json"  # of a folder of Hugging Face, which has weights beside it
 ENSEMBLE = "ensemble"  # a platform without a backend
 
 
@@ -36,7 +37,7 @@ BACKENDS = {
         Backend("xgboost", ("model.json", "model.ubj"), "xgboost"),
         Backend("lightgbm", ("model.txt",), "lightgbm"),
         Backend("python", ("model.py",), "python"),
-        Backend(HEADRACE, ("config.json",), HEADRACE),
+        Backend(HEADRACE, (CHECKPOINT, "model.gguf"), HEADRACE),
     )
 }
 _BY_NAME = {name: backend for backend in BACKENDS.values() for name in (backend.name, *backend.aliases)}

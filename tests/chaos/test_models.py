@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 import pytest_asyncio
 
+from shared.redis.embedded import HOST
+from shared.runtime.sockets import free_ports
 from tests.chaos.scale import Scale
 from tests.support.cluster import Cluster, running
 from tests.support.node import Node
@@ -22,6 +26,8 @@ pytestmark = pytest.mark.slow
 
 BLOCKS, BLOCK_SIZE = 8, 16
 FLOAT_BYTES = 4
+DRAFTED_PROMPT = list(b"the mill by the river, the mill by the ")
+DRAFTED_TOKENS, DRAFTED_STREAMS = 400, 4
 
 
 @pytest.mark.case("small-pool", "KV pool of 8 blocks, 32 requests")
@@ -104,6 +110,67 @@ async def test_json_outlives_its_worker(real: Cluster, scale: Scale, figures: di
         answers = await _through_a_death(client, worker, cases, 400, reached=10 + kill % 40)
         assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
     figures |= {"kills": kills, "tokens of the answers": sum(answer.seq for answer in undisturbed)}
+
+
+@pytest.mark.case("draft-kill", "worker kill -9 while it drafts, greedy and seeded, n=2")
+async def test_drafted_answers_outlive_their_worker(figures: dict[str, Any], tmp_path: Path) -> None:
+    """Given answers whose tokens are drafted, another worker continues with the text of one token per step."""
+    from tests.support.checkpoints import CONFIGS, save_checkpoint  # imports torch only if this case runs
+
+    model = save_checkpoint(tmp_path / "tiny", CONFIGS["llama"])
+    cases = [{"temperature": 0.0}, {"temperature": 0.3, "seed": 5, "n": 2}]
+    plain = await asyncio.to_thread(_plain_texts, model, cases)
+    settings = {"model": model, "served_model_name": "tiny", "kv_cache_gib": 0.05}
+    async with running(tmp_path / "cluster", apis=1, workers=0, **settings) as cluster:
+        client, urls, workers = Client(cluster.urls, "tiny"), [], []
+        for port in free_ports(HOST, 2):
+            urls.append(f"http://{HOST}:{port}/metrics")
+            workers.append(
+                cluster.add("worker", {**cluster.apis[0].environment, "HEADRACE_METRICS_PORT": str(port)})
+            )
+        await workers[0].start()
+        bodies = [(DRAFTED_PROMPT, {**case, "ignore_eos": True}) for case in cases for _ in range(DRAFTED_STREAMS)]
+        answers = [await client.submit(prompt, DRAFTED_TOKENS, **fields) for prompt, fields in bodies]
+        following = [asyncio.create_task(client.follow(answer)) for answer in answers]
+        while not (before := await _accepted_drafts(urls[0])) or min(answer.seq for answer in answers) < 1:
+            await asyncio.sleep(0)
+        workers[0].kill()
+        reached = [answer.seq for answer in answers if answer.end is None]
+        assert reached, "an answer is unfinished"
+        await workers[1].start()
+        await asyncio.gather(*following)
+        after = await _accepted_drafts(urls[1])
+    figures |= {"unfinished": len(reached), "accepted before": before, "after": after}
+    assert after > 0
+    assert [answer.texts for answer in answers] == [texts for texts in plain for _ in range(DRAFTED_STREAMS)]
+
+
+def _plain_texts(model: Path, cases: list[dict[str, Any]]) -> list[list[str]]:
+    """Return the texts of each case's choices, computed with one token of each choice per step."""
+    from shared.protocol import SamplingParams
+    from tests.support.engine_driver import drain, load
+    from workers.engine.interface import EngineRequest
+
+    engine = load(model, speculation="off")
+    for number, case in enumerate(cases):
+        params = SamplingParams(**case, max_tokens=DRAFTED_TOKENS, ignore_eos=True)
+        engine.add(EngineRequest(str(number), tuple(DRAFTED_PROMPT), params))
+    found = drain(engine)
+    return [
+        [found.text(str(number), choice) for choice in range(case.get("n", 1))] for number, case in enumerate(cases)
+    ]
+
+
+async def _accepted_drafts(url: str) -> int:
+    """Return how many drafted tokens of a worker became part of answers."""
+    async with httpx.AsyncClient() as http:
+        text = (await http.get(url)).text
+    return int(
+        sum(
+            float(count)
+            for count in re.findall(r"^headrace_worker_accepted_draft_tokens_total.* (\S+)$", text, re.M)
+        )
+    )
 
 
 async def _through_a_death(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from pydantic import SecretStr
 
 from shared.backend import Backend
 from shared.errors import ConfigError
@@ -69,6 +71,33 @@ async def test_a_worker_that_disagrees_is_refused(clock: LoopClock, locks: Locks
     assert refused.value.param == "mixed_workers"
     theirs, own = "native fp_1", f"{other.get('runtime', 'native')} {other.get('fingerprint', 'fp_1')}"
     assert f"have runtime and fingerprint {theirs}, this one has {own}:" in refused.value.message
+
+
+async def test_a_worker_with_another_watermark_key_is_refused(
+    clock: LoopClock, locks: Locks, settings: Settings
+) -> None:
+    """The claim holds too little of the key to find it; workers that set no marks may have any key."""
+
+    def keyed(key: str, **fields: Any) -> ModelClaim:
+        chosen = settings.model_copy(update={"watermark_key": SecretStr(key), "lease": LEASE_S})
+        info = WorkerInfo(
+            **{"id": "w", "pid": 1, "model": MODEL, "state": "ready", "fingerprint": "fp_1", **fields}
+        )
+        return ModelClaim.from_settings(locks, info, chosen)
+
+    holder = keyed("71234567")
+    await holder.acquire()
+    await keyed("71234567").acquire()
+    kept = await locks.acquire(f"model-claim:{MODEL}", b"", LEASE_S)
+    assert re.fullmatch(rb"native fp_1 [0-9a-f]{4}", kept)
+    waiting = asyncio.create_task(keyed("81234567").acquire())
+    await held(holder, waiting, clock)
+    with pytest.raises(ConfigError, match="have another watermark_key") as refused:
+        await waiting
+    assert refused.value.param == "watermark_key"
+    for other, fields in (("embedder", {"task": "embed"}), ("proxied", {"runtime": "upstream"})):
+        await keyed("1", model=other, **fields).acquire()
+        await keyed("2", model=other, **fields).acquire()
 
 
 async def test_workers_that_agree_share_the_claim(clock: LoopClock, locks: Locks) -> None:

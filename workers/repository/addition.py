@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from shared.errors import ConfigError
-from shared.repository.backends import BACKENDS, HEADRACE
+from shared.repository.backends import BACKENDS, CHECKPOINT
 from workers.repository.folder import FoundModel, check_name, read_model, version_folders
 
 _SAVED_MODEL = "saved_model.pb"  # in a SavedModel of TensorFlow, which is a folder
@@ -55,7 +55,7 @@ def _copy(source: Path, folder: Path) -> Path:
 
 def _expected_name(source: Path) -> str:
     """Return the name of a model's file in a repository. Raises ConfigError for a file of an unknown kind."""
-    known = [file for backend in BACKENDS.values() if backend.name != HEADRACE for file in backend.files]
+    known = [file for backend in BACKENDS.values() for file in backend.files if file != CHECKPOINT]
     for file in known:
         if Path(file).suffix == source.suffix:
             return file

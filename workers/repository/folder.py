@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from shared.errors import ConfigError
 from shared.models.names import MODEL_NAME, VERSION
-from shared.models.weight_files import weight_files
-from shared.repository.backends import BACKENDS, HEADRACE, Backend
+from shared.models.weight_files import GGUF_NAME, weight_files
+from shared.repository.backends import BACKENDS, CHECKPOINT, HEADRACE, Backend
 from shared.repository.model_config import MAX_CONFIG_CHARS, config_from_json, ignored_fields, spec_from_config
 from shared.repository.model_config_pb2 import ModelConfig
 from shared.repository.order_files import MAX_FILES
@@ -175,8 +175,8 @@ def _needs_no_version(message: ModelConfig, folder: Path) -> bool:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Return True for a model folder of Hugging Face."""
-    return (folder / "config.json").is_file() and bool(weight_files(folder))
+    """Return True for a model folder of Hugging Face, and for one with a GGUF file."""
+    return (folder / GGUF_NAME).is_file() or ((folder / CHECKPOINT).is_file() and bool(weight_files(folder)))
 
 
 def _guess_backend(version: Path, file: str) -> str:
@@ -199,8 +199,7 @@ def _guess_backend(version: Path, file: str) -> str:
 
 def _may_be(name: str, backend: Backend, named: bool) -> bool:
     """Return True if a file may be a backend's model; one that the description names may have any stem."""
-    if backend.name == HEADRACE:
-        return False
+    files = [each for each in backend.files if each != CHECKPOINT]
     if named:
-        return PurePosixPath(name).suffix in (PurePosixPath(each).suffix for each in backend.files)
-    return name in backend.files
+        return PurePosixPath(name).suffix in (PurePosixPath(each).suffix for each in files)
+    return name in files

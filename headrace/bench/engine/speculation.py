@@ -1,6 +1,7 @@
 """`headrace bench speculation`: tokens per second with and without speculation, in turns, in one engine.
 
-Each pair runs the same requests both ways, and their answers must be the same.
+Each pair runs the same requests both ways, and their answers must be the same. One more run has drafts that are
+always right: no drafter can gain more with the same kernels.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.engine.drafting_tasks import TASKS, Task
+from headrace.bench.engine.drafting.perfect_drafts import PerfectDrafter, steps_of_copies
+from headrace.bench.engine.drafting.tasks import TASKS, Task
 from headrace.bench.engine.engine_driver import load_engine
 from headrace.bench.harness.cpu_contention import foreign_load
 from shared.errors import ConfigError, HeadraceError
+from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
+from workers.engine.speculation.speculator import Speculator
+from workers.engine.speculation.step_costs import StepCosts
 
 ROUNDS = 2  # requests of each stream in a run
+KNOWN_TOKENS = 2  # by which a drafter finds what to copy
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,19 @@ class Run:
 
 @dataclass
 class Comparison:
-    """Pairs of runs, without and with speculation, of one task at a number of streams."""
+    """Pairs of runs, without and with speculation, of one task at a number of streams.
+
+    Attributes:
+        perfect: CPU time without speculation, over that with drafts that are always right.
+        copied: tokens per step of the best drafts that copy what follows two tokens elsewhere.
+    """
 
     task: str
     streams: int
     pairs: list[tuple[Run, Run]] = field(default_factory=list)
     foreign: list[float] = field(default_factory=list)
+    perfect: float = 0.0
+    copied: float = 0.0
 
     def ratios(self, by: str) -> list[float]:
         """Return the gain in `seconds`, `cpu` or `steps` of each pair, in order of size."""
@@ -62,6 +75,9 @@ class Comparison:
             "pairs": [[asdict(off), asdict(on)] for off, on in self.pairs],
             "foreign": self.foreign,
             "gain": statistics.median(self.ratios("seconds")),
+            "gain_cpu": statistics.median(self.ratios("cpu")),
+            "perfect_cpu": self.perfect,
+            "copied_tokens_per_step": self.copied,
         }
 
 
@@ -74,6 +90,8 @@ class Speculation:
 
     def table(self) -> Table:
         table = Table("task", "streams", "gain in time", "in CPU time", "in steps", "accepted", "foreign load")
+        table.add_column("CPU, perfect drafts")
+        table.add_column("steps, best copies")
         for each in self.comparisons:
             drafted = sum(on.drafted for _, on in each.pairs)
             accepted = sum(on.accepted for _, on in each.pairs)
@@ -81,7 +99,7 @@ class Speculation:
                 *(each.task, str(each.streams)),
                 *(_spread(each.ratios(by)) for by in ("seconds", "cpu", "steps")),
                 f"{accepted} of {drafted}",
-                f"{max(each.foreign):.0%}",
+                *(f"{max(each.foreign):.0%}", f"{each.perfect:.2f}", f"{each.copied:.2f}"),
             )
         return table
 
@@ -112,7 +130,24 @@ def measure_speculation(
                 pair = _run_pair(engine, by_name[each.task], each.streams, number)
             each.pairs.append(pair)
             each.foreign.append(during.share)
+        each.perfect, each.copied = _bounds(engine, by_name[each.task], each.streams)
     return Speculation(found)
+
+
+def _bounds(engine: Engine, task: Task, streams: int) -> tuple[float, float]:
+    """Return the gain in CPU time of drafts that are always right, and the tokens per step of the best copies."""
+    speculator, most, numbers = engine.speculator, EngineConfig.max_draft_tokens, range(streams * ROUNDS)
+    engine.speculator = None
+    requests = task.requests(engine, numbers, "plain")
+    plain, answers = _run(engine, requests, streams)
+    again = task.requests(engine, numbers, "perfect")
+    known = {request.id: answer for request, answer in zip(again, answers, strict=True)}
+    engine.speculator = Speculator((PerfectDrafter(known),), StepCosts(), most)
+    perfect, _ = _run(engine, again, streams)
+    engine.speculator = speculator
+    pairs = zip(requests, answers, strict=True)
+    steps = sum(steps_of_copies(request.prompt, answer, most, KNOWN_TOKENS) for request, answer in pairs)
+    return plain.cpu / perfect.cpu, plain.tokens / steps
 
 
 def _run_pair(engine: Engine, task: Task, streams: int, pair: int) -> tuple[Run, Run]:

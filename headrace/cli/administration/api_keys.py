@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from headrace.cli.options import AccountsDir, Config, Json, comma_separated, plain_table, print_json, stderr
+from headrace.terminal import Terminal
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def list_keys(
     for key in found:
         row = (key.tenant, key.label, _scopes_text(key), key.plan, _local_time(key.created_at), _expiry(key))
         table.add_row(f"hr_{key.id}", *map(escape, row))
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command()

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from headrace.cli.options import DEFAULT_URL, ApiKey, Json, Url, client_at, plain_table, print_json
+from headrace.terminal import Terminal, print_text
 
 app = typer.Typer(no_args_is_help=True, help="Requests that were set aside: list, show, replay, purge.")
 
@@ -37,8 +37,8 @@ def list_letters(
     for letter in letters:
         at = datetime.fromtimestamp(letter["at"]).astimezone().isoformat(" ", "seconds")
         reason = escape(f"{letter['reason']['code']}: {letter['reason']['message']}")
-        table.add_row(letter["id"], escape(letter["model"]), str(letter["attempts"]), at, reason)
-    Console().print(table)
+        table.add_row(escape(letter["id"]), escape(letter["model"]), str(letter["attempts"]), at, reason)
+    Terminal().print(table)
 
 
 @app.command()
@@ -46,7 +46,7 @@ def show(letter_id: LetterId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as
     """Show a dead letter with its request as it was submitted."""
     with client_at(url, api_key) as client:
         letter = client.dead_letter(letter_id)
-    print(json.dumps(letter, indent=None if as_json else 2, ensure_ascii=as_json))
+    print_text(json.dumps(letter, indent=None if as_json else 2, ensure_ascii=as_json))
 
 
 @app.command()
@@ -57,7 +57,7 @@ def replay(letter_id: LetterId, url: Url = DEFAULT_URL, api_key: ApiKey = None, 
     if as_json:
         print_json(job)
     else:
-        print(job["id"])
+        print_text(job["id"])
 
 
 @app.command()
@@ -77,4 +77,4 @@ def purge(
     if as_json:
         print_json({"removed": removed})
     else:
-        print(f"{removed} removed")
+        print_text(f"{removed} removed")

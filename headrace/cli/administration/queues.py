@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from headrace.cli.options import AdminUrl, ApiKey, Json, client_at, plain_table, print_json
+from headrace.terminal import Terminal, print_text
 
 app = typer.Typer(no_args_is_help=True, help="Queues: list, pause, resume, drain them.")
 
@@ -30,7 +30,7 @@ def list_queues(url: AdminUrl, api_key: ApiKey = None, as_json: Json = False) ->
         for tenant in queue["tenants"]:
             shares = (percent(tenant["share"]), percent(tenant["weight_share"]))
             table.add_row(*(escape(text) for text in _cells("", tenant["tenant"], tenant)), *shares)
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _cells(model: str, tenant: str, row: dict[str, Any]) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ def _change(action: str, model: str, tenant: str | None, url: str, api_key: str 
     if as_json:
         print_json(found)
         return
-    print(f"{found['model']}{'' if tenant is None else f', tenant {tenant}'}: {found['state']}")
+    print_text(f"{found['model']}{'' if tenant is None else f', tenant {tenant}'}: {found['state']}")
 
 
 def percent(share: float | None) -> str:

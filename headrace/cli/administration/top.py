@@ -19,6 +19,7 @@ from rich.text import Text
 
 from headrace.cli.administration.queues import percent, seconds
 from headrace.cli.options import AdminUrl, ApiKey, Json, client_at, plain_table, print_json
+from headrace.terminal import Terminal
 from shared.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def top(
     as_json: Json = False,
 ) -> None:
     """Show models, queues, tenants, workers and recent requests, live; q quits."""
-    console = Console()
+    console = Terminal()
     if as_json or once or not (console.is_terminal and sys.stdin.isatty()):
         with client_at(url, api_key) as client:
             found = client.administer("GET", "/admin/overview")
@@ -209,7 +210,7 @@ def _requests(requests: list[dict[str, Any]], wide: bool, at: float) -> Table:
     table = _table("REQUEST", "MODEL", "TENANT", "STATE", "AGE", "TOKENS", *(["CLASS", "FINISH"] if wide else []))
     for each in requests:
         tokens = f"{each['prompt_tokens']}+{each['completion_tokens']}"
-        more = [each["priority"], escape(each["finish"])] if wide else []
+        more = [escape(each["priority"]), escape(each["finish"])] if wide else []
         name = each["id"] if wide else each["id"][:16]
         age = seconds(max(0.0, at - each["created_at"]))
         owner = (escape(each["model"]), escape(each["tenant"]))

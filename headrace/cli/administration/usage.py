@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from headrace.cli.options import AccountsDir, Config, Json, comma_separated, plain_table, print_json
+from headrace.terminal import Terminal
 from shared.errors import ConfigError
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First day (UTC).")]
@@ -59,4 +59,4 @@ def usage(
         table.add_column(name.replace("_", " "), justify="right")
     for row in found:
         table.add_row(*(escape(str(value)) if value != "" else "-" for value in row.values()))
-    Console().print(table)
+    Terminal().print(table)

@@ -10,6 +10,7 @@ import typer
 
 from headrace.cli import processes
 from headrace.cli.options import Config, Json, Model, RedisUrl, print_json
+from headrace.terminal import print_text
 from shared.errors import ConfigError, HeadraceError, NotFound
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def drain(
     if as_json:
         print_json({"drained": gone})
     else:
-        print("\n".join(f"{each} is gone" for each in gone) or "no worker is running")
+        print_text("\n".join(f"{each} is gone" for each in gone) or "no worker is running")
 
 
 async def _drain(settings: Settings, worker_id: str | None, *, now: bool) -> list[str]:

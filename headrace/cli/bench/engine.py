@@ -126,16 +126,17 @@ def structured(
 def speculation(
     model: Model = "smollm2",
     tasks: Annotated[
-        str, typer.Option(help="Comma-separated: schema, edit, summary, chat.")
-    ] = "schema,edit,summary,chat",
+        str,
+        typer.Option(help="Comma-separated: schema, edit, summary, article, minutes, mail, release, chat."),
+    ] = "schema,edit,summary,article,minutes,mail,release,chat",
     streams: Annotated[str, typer.Option(help="Comma-separated numbers of concurrent requests.")] = "1,32",
     quantization: Annotated[Literal["none", "int8"], typer.Option(help="Quantization of the engine.")] = "none",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     repeats: Repeats = 3,
     as_json: Json = False,
 ) -> None:
-    """Measure what speculation gains on structured answers, edits, summaries and free chat, in turns without it."""
-    from headrace.bench.engine.drafting_tasks import TASKS
+    """Measure what speculation gains on structured answers, edits, summaries and chats, in turns without it."""
+    from headrace.bench.engine.drafting.tasks import TASKS
     from headrace.bench.engine.speculation import measure_speculation
     from workers.openmp_env import spin_briefly
 

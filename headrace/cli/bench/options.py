@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from headrace.cli.options import comma_separated, print_json
+from headrace.terminal import Terminal
 from shared.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks of the engine, the server and the queue.")
@@ -26,7 +26,7 @@ def report(result: Any, as_json: bool) -> None:
     if as_json:
         print_json(result.as_dict())
     else:
-        Console().print(result.table())
+        Terminal().print(result.table())
 
 
 def report_tables(result: Any, tables: Callable[[Any], Iterable[Table]], as_json: bool) -> None:
@@ -35,7 +35,7 @@ def report_tables(result: Any, tables: Callable[[Any], Iterable[Table]], as_json
         print_json(result.as_dict())
     else:
         for table in tables(result):
-            Console().print(table)
+            Terminal().print(table)
 
 
 def names_of(option: str, given: str, known: Collection[str]) -> list[str]:

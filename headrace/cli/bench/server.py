@@ -8,10 +8,10 @@ import itertools
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from headrace.cli.bench.options import Model, Plot, Repeats, Seed, app, names_of, report, report_tables
 from headrace.cli.options import Json, print_json, stderr
+from headrace.terminal import Terminal
 from shared.errors import ConfigError, HeadraceError
 
 
@@ -58,7 +58,7 @@ def serve(
     if as_json:
         print_json(report.as_dict())
     else:
-        Console().print(report.table(f"{model} at {url}"))
+        Terminal().print(report.table(f"{model} at {url}"))
     if report.errors:
         raise HeadraceError(f"{sum(report.errors.values())} of {report.requests} requests failed")
 
@@ -195,7 +195,7 @@ def batch(
         print_json({part: result.as_dict() for part, result in results.items()})
     else:
         for result in results.values():
-            Console().print(result.table())
+            Terminal().print(result.table())
 
 
 @app.command()

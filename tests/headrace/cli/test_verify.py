@@ -137,6 +137,58 @@ async def test_a_difference_is_reported_with_its_reason(
     assert result["reasons"] == ["watermark: green_list 0.5 2.0 then, green_list 0.5 50.0 now"]
 
 
+async def test_every_id_of_an_answer_names_its_job(
+    settings: Settings, backend: Backend, url: str, engine: Engine
+) -> None:
+    """Ids of a chat, a completion, a response and its item are taken by all routes of jobs."""
+    asked = {"/v1/chat/completions": {"messages": BODY["messages"]}, "/v1/completions": {"prompt": "a mill"}}
+    asked["/v1/responses"] = {"input": "a mill"}
+    async with Harness(backend, settings).worker(engine, "w", TINY), httpx.AsyncClient(base_url=url) as http:
+        for path, fields in asked.items():
+            limit = "max_output_tokens" if "input" in fields else "max_tokens"
+            answer = (await http.post(path, json={"model": TINY, limit: 4, "temperature": 0, **fields})).json()
+            given = [answer["id"], *(item["id"] for item in answer.get("output", []))]
+            for each in given:
+                job = (await http.get(f"/v1/jobs/{each}")).json()["id"]
+                assert (await http.get(f"/v1/jobs/{each}/timeline")).json()["id"] == job
+                assert (await http.get(f"/v1/jobs/{each}/recording")).json()["job_id"] == job
+                assert (await http.delete(f"/v1/jobs/{each}")).json()["id"] == job
+                assert "event: done" in (await http.get(f"/v1/jobs/{each}/events")).text
+            assert (await verify(url, given[-1])).startswith("same bits: ")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"choices": [{"index": 0, "token_ids": ["\x1b[2J"], "texts": ["x"]}]},
+        {"choices": [{"index": 0, "token_ids": [1], "texts": [None]}]},
+        {"choices": {}},
+        {"prompt_token_ids": [[]]},
+        {"computation": None},
+        None,
+    ],
+)
+async def test_a_hostile_servers_recording_is_refused(
+    changed: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {} if changed is None else {**json.loads(SAVED.read_text()), **changed}
+    monkeypatch.setattr("headrace.client.HeadraceClient.recording", lambda client, job_id: answer)
+    with pytest.raises(InvalidRequest, match="the answer of the server must hold a recording"):
+        await verify("http://h", "req_1")
+
+
+async def test_a_hostile_servers_reasons_are_only_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, text = json.loads(SAVED.read_text()), "a\x1b[31mb\x9b2J"
+    other = {**saved, "computation": {text: text}}
+    recordings = iter([saved, other])
+    monkeypatch.setattr("headrace.client.HeadraceClient.recording", lambda client, job_id: next(recordings))
+    monkeypatch.setattr("headrace.client.HeadraceClient.run_recording", lambda client, recording: {"id": text})
+    monkeypatch.setattr("headrace.client.HeadraceClient.result", lambda client, job_id: {"state": "completed"})
+    found = await verify("http://h", "req_1")
+    assert "a[31mb2J: unknown then, a[31mb2J now" in found
+    assert "\x1b" not in found and "\x9b" not in found
+
+
 async def test_what_cannot_be_verified_is_refused(
     settings: Settings, backend: Backend, url: str, tmp_path: Path
 ) -> None:

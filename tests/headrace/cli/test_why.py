@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from headrace.cli.why import bar, parts_of
+from shared.errors import HeadraceError
 
 QUEUED = {"name": "queued", "start": 10.0, "end": 12.0, "worker": None, "preempted": 0.0}
 DECODE = {"name": "decode", "start": 12.0, "end": 20.0, "worker": "w1", "preempted": 2.0}
@@ -56,3 +58,37 @@ def test_why_prints_the_sentence_the_bar_and_the_events(server: None) -> None:
 def test_why_prints_the_timeline_as_json(server: None) -> None:
     result = CliRunner().invoke(app, ["why", "req_1", "--json"])
     assert json.loads(result.output) == {**TIMELINE, "id": "req_1"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"phases": None},
+        {"phases": [{**DECODE, "name": 1}]},
+        {"phases": [{**DECODE, "end": 1e300}]},
+        {"phases": [{**DECODE, "start": float("nan")}]},
+        {"events": [{"name": "ended"}]},
+        {"positions": [1]},
+        {"prompt_tokens": "600"},
+        {"summary": None},
+    ],
+)
+def test_an_answer_that_is_no_timeline_is_refused(changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.client.HeadraceClient.timeline", lambda self, job_id: {**TIMELINE, **changed})
+    done = CliRunner().invoke(app, ["why", "req_1"])
+    assert isinstance(done.exception, HeadraceError)
+    assert "the answer of the server is not a timeline" in done.exception.message
+
+
+def test_a_hostile_timeline_is_only_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given names with escape sequences and markup, and a preemption longer than its phase."""
+    text = "a\x1b[31mb[link=http://x]"
+    phase = {"name": text, "start": 5.0, "end": 6.0, "worker": text, "preempted": 1e9}
+    event = {"name": text, "at": 0.0, "worker": text, "finish": text, "count": 1}
+    hostile = {**TIMELINE, "summary": text, "phases": [phase, {**phase, "preempted": 0.0}], "events": [event]}
+    monkeypatch.setattr("headrace.client.HeadraceClient.timeline", lambda self, job_id: hostile)
+    monkeypatch.setenv("COLUMNS", "200")
+    done = CliRunner().invoke(app, ["why", "req_1"])
+    assert done.exit_code == 0, done.output
+    assert "\x1b" not in done.output
+    assert done.output.count("a[31mb[link=http://x]") == 9

@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from producer_api.batch_runner.batch_runner import MAX_ATTEMPTS
-from producer_api.batch_runner.lines import job_id
 from shared.models.model_store import MINILM
+from shared.protocol import line_job_id
 from tests.support.batch_client import ENDED, POLL_S, BatchClient, ids, jsonl, line, until
 from tests.support.cluster import Cluster
 from tests.support.fakes import MODEL
@@ -310,7 +310,7 @@ async def test_a_shared_batch_survives_killed_processes(client: BatchClient, clu
     assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]
     made_ids = cluster.requests() - known
     first, *others = (
-        {job_id(made.id, number, attempt) for number in range(1, 1601)} for attempt in range(MAX_ATTEMPTS)
+        {line_job_id(made.id, number, attempt) for number in range(1, 1601)} for attempt in range(MAX_ATTEMPTS)
     )
     # A process that took over a line joined its request. Another attempt follows only a lost one, which a machine
     # that starves a worker beyond its lease three times causes.

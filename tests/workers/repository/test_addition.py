@@ -51,7 +51,7 @@ def test_folder_becomes_a_version(
     assert found.spec.backend == backend
 
 
-@pytest.mark.parametrize("file", ["forest.skops", "trees.ubj", "net.pt2", "serve.py"])
+@pytest.mark.parametrize("file", ["forest.skops", "trees.ubj", "net.pt2", "serve.py", "net.gguf"])
 def test_file_gets_the_name_that_its_backend_expects(tmp_path: Path, root: Path, file: str) -> None:
     add_version(root, "m", source(tmp_path, file) / file)
     assert files_below(root) == {f"m/1/model{Path(file).suffix}"}

@@ -61,6 +61,15 @@ def test_checkpoint_is_a_model_of_headrace(tmp_path: Path, folder: str) -> None:
     assert found.versions == {1: tmp_path / folder}
 
 
+@pytest.mark.parametrize("file", ["m/model.gguf", "m/1/model.gguf", "m/1/net.Q8_0.gguf"])
+def test_gguf_file_is_a_model_of_headrace(tmp_path: Path, file: str) -> None:
+    config = {"config": 'default_model_filename: "net.Q8_0.gguf"'} if "net" in file else {}
+    write(tmp_path, file, **config)
+    found = read_model(tmp_path, "m")
+    assert found.spec.backend == "headrace"
+    assert found.versions == {1: (tmp_path / file).parent}
+
+
 def test_model_of_settings_needs_no_version(tmp_path: Path) -> None:
     write(tmp_path, toml='backend = "headrace"\nsettings.model = "smollm2"')
     found = read_model(tmp_path, "m")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 import pytest
+from transformers import LlamaConfig
 
 from shared.errors import ConfigError, ModelUnavailable
 from shared.protocol import Request
@@ -13,6 +15,7 @@ from shared.repository.spec import ModelSpec
 from shared.settings import Settings
 from tests.support.encoder_checkpoints import save_encoder
 from tests.support.fakes import answer, end_of, make_request, submit
+from tests.support.gguf_files import SHAPE, random_model, write_gguf
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import answer_tokens, expected_tokens, wait_for_tokens
@@ -124,3 +127,20 @@ async def test_an_encoder_needs_no_memory_for_a_cache(hosts: HostHarness) -> Non
     async with hosts.host(model_memory="100MiB"):
         status = await hosts.until("encoder", v1="READY")
         assert status.task == "embed"
+
+
+def test_a_description_may_name_a_gguf_file(settings: Settings) -> None:
+    spec = ModelSpec(name="chat", backend="headrace", default_model_filename="tiny.Q8_0.gguf")
+    assert model_settings(settings, spec, Path("/models/chat/1")).model == "/models/chat/1/tiny.Q8_0.gguf"
+
+
+@pytest.mark.slow
+async def test_a_gguf_file_of_the_repository_is_served(hosts: HostHarness) -> None:
+    folder = hosts.root / "chat" / "1"
+    folder.mkdir(parents=True)
+    write_gguf(folder / "model.gguf", random_model(LlamaConfig(**SHAPE)), "llama")
+    async with hosts.host(model_memory="8GiB", kv_cache_gib=0.01, cache_dir=hosts.root.parent / "cache"):
+        request = chat()
+        await submit(hosts.backend, request)
+        assert end_of(await answer(hosts.backend, request.id)) == ("completed", None)
+        assert (await hosts.until_worker("chat")).task == "generate"

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from workers.engine.sequence import Sequence
 from workers.engine.speculation.interface import Draft
 
-NGRAM_SIZES = (5, 3, 2)  # the longest one that is found decides
+NGRAM_SIZES = (8, 5, 3, 2, 1)  # the longest one that is found decides
 MAX_INDEXED_TOKENS = 32_768  # of one sequence; later tokens find the earlier ones, but are not found
 
 

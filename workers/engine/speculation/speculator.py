@@ -14,6 +14,7 @@ from workers.engine.sequence import Sequence
 from workers.engine.speculation.forced_tokens import ForcedTokenDrafter
 from workers.engine.speculation.hit_rates import HitRates
 from workers.engine.speculation.interface import Draft, Drafter
+from workers.engine.speculation.look_schedule import LookSchedule
 from workers.engine.speculation.step_costs import Costs
 from workers.engine.stage import Stage
 from workers.engine.stats import SpeculationStats
@@ -51,8 +52,8 @@ class Proposal:
 class Speculator:
     """Chooses drafts for each step.
 
-    Every drafter is asked in every step that only generates, and its draft is compared with the next tokens, used
-    or not: so a drafter that did not pay is noticed when it would.
+    Every drafter is asked in every step that only generates, as far as `LookSchedule` allows, and its draft is
+    compared with the next tokens, used or not: so a drafter that did not pay is noticed when it would.
 
     The text that a grammar forces is drafted too, also as the beginning of another draft.
 
@@ -82,6 +83,7 @@ class Speculator:
         self._steps = 0
         self._is_wide = False  # the last batch has too many sequences
         self._rates = HitRates()
+        self._looks = LookSchedule()
         self._failed: WeakSet[Sequence] = WeakSet()  # no drafts for them: a drafter has raised an exception
         self._proposals: list[Proposal] = []
         self._began: float | None = None  # of a step that only generates
@@ -99,13 +101,19 @@ class Speculator:
             return {}
         self._steps += 1
         running = [item.sequence for item in batch.items if not item.sequence.ended]
-        best = [self._best(sequence) for sequence in running]
+        self._looks.begin()
+        due = [self._looks.is_due(sequence) for sequence in running]
+        best = [self._best(sequence, search=look) for sequence, look in zip(running, due, strict=True)]
         if self._model is not None and len(running) <= MAX_MODEL_SEQUENCES:
             best = [
                 self._ask_model(self._model, sequence, proposal, len(batch.items))
                 for sequence, proposal in zip(running, best, strict=True)
             ]
-        return self._cut([proposal for proposal in best if proposal is not None], len(batch.items))
+        drafts = self._cut([proposal for proposal in best if proposal is not None], len(batch.items))
+        looked = [sequence for sequence, look in zip(running, due, strict=True) if look]
+        spent = self._clock() - self._began - self._drafting_seconds
+        self._looks.record(looked, drafts, spent, len(batch.items), self._costs.seconds(len(batch.items)))
+        return drafts
 
     def learn(self, batch: ScheduledBatch) -> None:
         """Compare the drafts with the tokens that the step appended, and record its time."""
@@ -129,15 +137,16 @@ class Speculator:
     def stats(self) -> SpeculationStats:
         return SpeculationStats(self._drafts, self._draft_tokens, tuple(self._accepted))
 
-    def _best(self, sequence: Sequence) -> Proposal | None:
-        """Return the draft of which most tokens are expected to be right."""
+    def _best(self, sequence: Sequence, *, search: bool) -> Proposal | None:
+        """Return the draft of which most tokens are expected to be right; without `search`, only forced tokens."""
         most = self._room(sequence)
-        if not most:
+        if not most or not (search or sequence.matcher is not None):
             return None
+        drafters = self._drafters if search else ()
         try:
             with Stage("draft of an answer", run_id=sequence.job_id):
                 forced = self._proposal(sequence, self._forced, most, None)
-                found = [self._proposal(sequence, drafter, most, forced) for drafter in self._drafters]
+                found = [self._proposal(sequence, drafter, most, forced) for drafter in drafters]
         except HeadraceError:
             self._failed.add(sequence)
             return None

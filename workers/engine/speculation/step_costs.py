@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect, insort
 from collections import deque
 from collections.abc import Callable
 from statistics import median
@@ -36,24 +37,30 @@ class StepCosts:
     def __init__(self) -> None:
         self._samples: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
+        self._sizes: list[int] = []  # of the medians, in order
         self._measured_at: dict[int, int] = {}
         self._steps = 0
 
     def record(self, rows: int, seconds: float) -> None:
         self._steps += 1
-        samples = self._samples.setdefault(rows, deque(maxlen=SAMPLES))
+        if rows not in self._samples:
+            self._samples[rows] = deque(maxlen=SAMPLES)
+            insort(self._sizes, rows)
+        samples = self._samples[rows]
         samples.append(seconds)
         self._medians[rows] = median(samples)
         self._measured_at[rows] = self._steps
         if self._steps % FORGET_AFTER_STEPS == 0:
             for size in [size for size, at in self._measured_at.items() if at <= self._steps - FORGET_AFTER_STEPS]:
                 del self._samples[size], self._medians[size], self._measured_at[size]
+            self._sizes = sorted(self._medians)
 
     def seconds(self, rows: int) -> float | None:
         if (found := self._medians.get(rows)) is not None:
             return found
-        below = max((size for size in self._medians if size < rows), default=None)
-        above = min((size for size in self._medians if size > rows), default=None)
+        place = bisect(self._sizes, rows)
+        below = self._sizes[place - 1] if place else None
+        above = self._sizes[place] if place < len(self._sizes) else None
         if below is not None and above is not None:
             share = (rows - below) / (above - below)
             return self._medians[below] * (1 - share) + self._medians[above] * share

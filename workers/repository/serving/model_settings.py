@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared.errors import ConfigError
+from shared.models.weight_files import GGUF_SUFFIX
 from shared.repository.spec import ModelSpec
 from shared.settings import Settings
 from shared.settings.engine_fields import EngineFields
@@ -23,6 +24,12 @@ CHANGEABLE = {
 }
 
 
+def _model_of(spec: ModelSpec, version: Path) -> Path:
+    """Return the folder of a version, or the GGUF file in it that the description names."""
+    name = spec.default_model_filename
+    return version / name if name.endswith(GGUF_SUFFIX) else version
+
+
 def model_settings(settings: Settings, spec: ModelSpec, version: Path) -> Settings:
     """Return the settings with which a version is loaded. Raises ConfigError for one that a model cannot change."""
     if unknown := sorted(spec.settings.keys() - CHANGEABLE):
@@ -32,7 +39,12 @@ def model_settings(settings: Settings, spec: ModelSpec, version: Path) -> Settin
             param=unknown[0],
         )
     given: dict[str, Any] = {name: getattr(settings, name) for name in Settings.model_fields}
-    own = {"model": str(version), "served_model_name": spec.name, "embedding_model": None, "model_repository": None}
+    own = {
+        "model": str(_model_of(spec, version)),
+        "served_model_name": spec.name,
+        "embedding_model": None,
+        "model_repository": None,
+    }
     try:
         return Settings(**{**given, **own, **spec.settings})
     except ValidationError as error:

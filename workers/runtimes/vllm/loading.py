@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from shared.errors import ConfigError
-from shared.models.model_store import GGUF_SUFFIX, ModelRepository
+from shared.models.model_store import ModelRepository, is_gguf
 from shared.models.startup_progress import StartupProgress
 from shared.settings import Settings
 from workers.engine.interface import Generator
@@ -17,8 +16,11 @@ SUPPORTED = "0.32"  # whose internals are known
 
 def load(settings: Settings, repository: ModelRepository, progress: StartupProgress) -> Generator:
     """Load the settings' model. Raises ConfigError if it cannot be used."""
-    if Path(settings.model).suffix == GGUF_SUFFIX:
-        raise ConfigError("runtime = vllm does not read GGUF files here: set runtime = native", param="runtime")
+    if is_gguf(settings.model):
+        raise ConfigError(
+            f"vLLM {SUPPORTED} does not read GGUF files, which {settings.model} is or holds: set runtime = native",
+            param="runtime",
+        )
     for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.update(environment(settings))

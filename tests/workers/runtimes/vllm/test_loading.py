@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -35,4 +36,14 @@ def test_an_unknown_version_of_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "vllm", other)
     settings = load({"runtime": "vllm", "model": "smollm2"}).settings
     with pytest.raises(ConfigError, match=r"supports vLLM 0\.32, but 0\.99\.1"):
+        load_runtime(settings, ModelRepository(settings), StartupProgress())
+
+
+@pytest.mark.parametrize("name", ["tiny.gguf", "model.gguf"])
+def test_a_gguf_file_is_refused(tmp_path: Path, name: str) -> None:
+    """Named itself, or by its folder, as in a model repository."""
+    (tmp_path / name).touch()
+    model = tmp_path if name == "model.gguf" else tmp_path / name
+    settings = load({"runtime": "vllm", "model": str(model)}).settings
+    with pytest.raises(ConfigError, match=r"vLLM 0\.32 does not read GGUF files, which /.* is or holds"):
         load_runtime(settings, ModelRepository(settings), StartupProgress())

@@ -1,12 +1,13 @@
-"""Requests for `headrace bench speculation`: structured answers, edits, summaries and free chat."""
+"""Requests for `headrace bench speculation`: structured answers, edits, summaries of several kinds, free chat."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.bench.engine.drafting.texts import ARTICLES, MAILS, MINUTES, PASSAGES, QUESTIONS, RELEASES
 from shared.protocol import Message, SamplingParams, Structured
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest, Matcher
@@ -48,35 +49,6 @@ SCHEMA = {
 }
 """Schema of an invoice, with nested objects and a list, as programs extract it from mails."""
 
-PASSAGES = (
-    "The mill stands where the stream leaves the valley. A channel of oak boards takes the water from a weir "
-    "two hundred metres above the house and leads it along the slope to the wheel. In dry summers the miller "
-    "closes the weir at night, so that the pond fills until the morning. The wheel drives two pairs of stones "
-    "and, since 1921, a small generator, which lights the house and charges the batteries of the neighbouring "
-    "farms.",
-    "Our support team answers most tickets within four hours on working days. Urgent tickets go to the "
-    "engineer on duty, who is called by telephone. If a ticket needs a change in the product, the team opens "
-    "an issue, links it to the ticket and tells the customer in which release the change will appear. Tickets "
-    "without an answer from the customer are closed after fourteen days, and can be opened again at any time.",
-    "The city council has decided to close the bridge over the river for repairs from March to September. "
-    "Cars will be led over the northern bridge, which adds about ten minutes to the way to the station. "
-    "Cyclists and walkers may use a ferry, which runs every quarter of an hour between six in the morning and "
-    "ten at night. The repairs cost nine million, of which the state pays two thirds.",
-    "Before you clean the machine, switch it off and pull the plug. Empty the water tank and let the machine "
-    "cool down for thirty minutes. Remove the filter, rinse it under warm water and let it dry. Wipe the "
-    "housing with a soft cloth. Never put parts of the machine into a dishwasher. When all parts are dry, put "
-    "the filter back, fill the tank with fresh water and run the machine once without coffee.",
-)
-QUESTIONS = (
-    "What should I cook for six guests tonight?",
-    "Explain to a child why the sky is blue.",
-    "Write a short story about a lighthouse keeper.",
-    "How do I prepare for a job interview?",
-    "What is the difference between a virus and a bacterium?",
-    "Give me ideas for a rainy weekend.",
-    "Write a polite letter to my landlord about a broken heater.",
-    "How does a sailing boat move against the wind?",
-)
 ANSWER_TOKENS = 128
 
 
@@ -109,13 +81,18 @@ def _matcher(engine: Engine, schema: dict[str, Any]) -> Callable[[], Matcher]:
     return engine.constraints.start(spec).result().matcher
 
 
-def _passage(number: int) -> str:
-    return PASSAGES[number % len(PASSAGES)]
+def _about(instruction: str, texts: Sequence[str]) -> Callable[[int], str]:
+    """Return the prompts that ask for something about each of some texts in turn."""
+    return lambda number: f"{instruction}\n\n{texts[number % len(texts)]}"
 
 
 TASKS = (
     Task("schema", lambda n: f"Make up invoice number {n + 1} of a hardware shop, as JSON.", 0.0, SCHEMA),
-    Task("edit", lambda n: f"Correct the spelling of this text and repeat the whole text:\n\n{_passage(n)}", 0.0),
-    Task("summary", lambda n: f"Summarize this text in its own words:\n\n{_passage(n)}", 0.0),
+    Task("edit", _about("Correct the spelling of this text and repeat the whole text:", PASSAGES), 0.0),
+    Task("summary", _about("Summarize this text in its own words:", PASSAGES), 0.0),
+    Task("article", _about("List the key facts of this article, with names and numbers:", ARTICLES), 0.0),
+    Task("minutes", _about("Summarize this meeting: the decisions, and who does what by when.", MINUTES), 0.0),
+    Task("mail", _about("Summarize this e-mail: who writes, what happened, what is asked for?", MAILS), 0.0),
+    Task("release", _about("Summarize these release notes for our customers:", RELEASES), 0.0),
     Task("chat", lambda n: QUESTIONS[n % len(QUESTIONS)], 0.7),
 )

@@ -1,0 +1,1 @@
+"""Requests of `headrace bench speculation`, their texts, and drafts that are always right."""

@@ -1,45 +1,83 @@
-"""Engines of two and four processes compute what one process does, with the same bits in any batch."""
+"""Engines of two and four processes: results, the same bits in any batch, and ranks that end or hang."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import os
+import re
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import torch
 from torch import Tensor
 
-from shared.protocol import SamplingParams
+from shared.backend import Backend
+from shared.protocol import Request, SamplingParams
 from tests.support.checkpoints import random_prompts
 from tests.support.engine_driver import drain, load, run
+from tests.support.fakes import answer, make_request, submit
 from tests.support.waiting import LIMIT_S
-from tests.support.worker_harness import Harness, wait_until
+from tests.support.worker_harness import Harness, answer_tokens, wait_until
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineLost, EngineRequest
+from workers.engine.parallel.part import RankPart
+from workers.engine.parallel.step_message import Step
 from workers.engine.parallel.team import TeamRunner
 from workers.engine.scheduling.scheduler import ScheduledBatch
 from workers.engine.speculation.ngrams import NgramDrafter
 from workers.engine.speculation.speculator import Speculator
 from workers.engine.speculation.step_costs import StepCosts, step_clock
+from workers.health.watchdog import EngineHung
 
+pytestmark = pytest.mark.slow
 POOL = 14  # blocks: too few for all prompts at once
 PROMPTS = [prompt[:24] for prompt in random_prompts(6)]
+PARAMS = SamplingParams(temperature=1.0, seed=3, max_tokens=24, ignore_eos=True)
+PROMPT = tuple(b"a river runs")
+SIGINT_BIT = 1 << (signal.SIGINT - 1)  # a rank ignores it once it cannot outlive its parent
+ORPHAN = """
+import signal
+from workers.engine.parallel.rank_process import Loss, RankProcess
+loss = Loss()
+process = RankProcess(1, loss)
+process.check_started()
+print(process.pid, flush=True)
+signal.pause()
+"""
 Rows = dict[tuple[str, int, int], Tensor]
 
 
 @pytest.fixture(scope="module")
-def two(llama: Path) -> Iterator[Engine]:
+def start(llama: Path) -> Iterator[Callable[[], Engine]]:
+    """Return a function that starts an engine of two processes, rank 0 of which has room for more blocks."""
+    engines: list[Engine] = []
+    size = RankPart.size
+
+    def start() -> Engine:
+        engines.append(load(llama, device="cpu", block_size=4, tensor_parallel_size=2, num_kv_blocks=256))
+        return engines[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RankPart, "size", lambda part: replace(size(part), num_blocks=300))
+        yield start
+    for engine in engines:
+        engine._runner._team.end()
+
+
+@pytest.fixture(scope="module")
+def two(start: Callable[[], Engine]) -> Engine:
     """Engine of two processes."""
-    engine = load(llama, device="cpu", block_size=4, tensor_parallel_size=2)
-    yield engine
-    engine._runner._team.end()
+    return start()
 
 
 def again(engine: Engine, **settings: Any) -> Engine:
@@ -136,6 +174,66 @@ def test_an_interrupted_step_can_be_run_again(two: Engine, monkeypatch: pytest.M
     assert all(stopped)
 
 
+def signal_rank(engine: Engine, sent: signal.Signals, at: int) -> None:
+    """Send a signal to rank 1 when step `at` begins."""
+    team, steps = engine._runner._team, itertools.count()
+    begin = team.begin
+
+    def begin_step(step: Step) -> None:
+        if next(steps) == at:
+            os.kill(team.pids[0], sent)
+        begin(step)
+
+    team.begin = begin_step
+
+
+async def submitted(backend: Backend) -> Request:
+    request = msgspec.structs.replace(make_request(), prompt=PROMPT, params=PARAMS)
+    await submit(backend, request)
+    return request
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process has ended; its parent may not have asked for its status yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_a_killed_rank_moves_its_requests(
+    start: Callable[[], Engine], two: Engine, harness: Harness, backend: Backend
+) -> None:
+    """Given a rank that is killed within a step, and leases that do not expire, the answer has no gap."""
+    doomed = start()
+    [expected] = run(two, [list(PROMPT)], PARAMS)
+    assert run(doomed, [list(PROMPT)], PARAMS) == [expected], "two teams compute the same bits"
+    assert doomed.stats().blocks_total == 256, "rank 0 takes no more blocks than the others have"
+    signal_rank(doomed, signal.SIGKILL, at=9)
+    request = await submitted(backend)
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.RaisesGroup(pytest.RaisesExc(EngineLost, match="SIGKILL"), flatten_subgroups=True):
+            await harness.make(doomed).run()
+    async with harness.worker(two, "b"):
+        events = await answer(backend, request.id)
+    assert answer_tokens(events) == expected
+    labels = {"model": request.model}
+    assert harness.metrics.registry.get_sample_value("headrace_worker_takeovers_total", labels) == 1
+
+
+async def test_a_rank_that_hangs_ends_its_worker(two: Engine, harness: Harness, backend: Backend) -> None:
+    harness.settings = harness.settings.model_copy(update={"step_timeout": 0.5})
+    signal_rank(two, signal.SIGSTOP, at=4)
+    await submitted(backend)
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.RaisesGroup(EngineHung, flatten_subgroups=True):
+            await harness.make(two).run()
+    [worker] = await backend.registry.workers()
+    assert worker.state == "hung", "it has given its requests back"
+    two._runner._team.end()
+    await wait_until(lambda: "engine" not in {thread.name for thread in threading.enumerate()})
+
+
 @pytest.fixture(scope="module")
 def four(eight_heads: Path) -> Iterator[Engine]:
     """Engine of four processes, which share two key-value heads."""
@@ -144,14 +242,12 @@ def four(eight_heads: Path) -> Iterator[Engine]:
     engine._runner._team.end()
 
 
-@pytest.mark.slow
 def test_four_ranks_answer_as_one_process(four: Engine, eight_heads: Path) -> None:
-    assert run(again(four), PROMPTS) == run(load(eight_heads, device="cpu", block_size=4), PROMPTS)
+    assert run(four, PROMPTS) == run(load(eight_heads, device="cpu", block_size=4), PROMPTS)
     together = logits(again(four), range(4))
     assert same(logits(again(four, max_num_batched_tokens=4), range(1, 2)), together)
 
 
-@pytest.mark.slow
 async def test_a_rank_that_ends_while_idle_ends_its_worker(four: Engine, harness: Harness) -> None:
     *_, last = four._runner._team.pids
     async with asyncio.timeout(LIMIT_S):
@@ -164,3 +260,15 @@ async def test_a_rank_that_ends_while_idle_ends_its_worker(four: Engine, harness
                 os.kill(last, signal.SIGKILL)
     for pid in four._runner._team.pids:
         await wait_until(lambda pid=pid: not psutil.pid_exists(pid))
+
+
+async def test_no_rank_outlives_its_worker() -> None:
+    """Given a worker that is killed, and a suspended rank, the rank ends."""
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        status = Path(f"/proc/{pid}/status")
+        await wait_until(lambda: int(re.findall(r"SigIgn:\s*(\w+)", status.read_text())[0], 16) & SIGINT_BIT > 0)
+        os.kill(pid, signal.SIGSTOP)
+        process.kill()
+    await wait_until(lambda: gone(pid))

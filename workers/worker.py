@@ -23,7 +23,7 @@ from shared.token_log.interface import OVERDUE, Lease
 from workers.active_request import ActiveRequest, group_by_run
 from workers.answer_writer import AnswerWriter
 from workers.departure import Departure
-from workers.engine.interface import EngineOutput, Generator
+from workers.engine.interface import EngineLost, EngineOutput, Generator
 from workers.engine.stage import Stage
 from workers.engine_thread import EngineThread
 from workers.health.canary import Canary
@@ -119,7 +119,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `drain` is called and the grace time is over.
 
-        Raises the failure of the engine, in a group. After EngineHung, the process must end.
+        Raises the failure of the engine, in a group. After EngineHung and EngineLost, the process must end.
         """
         self._engine.start()
         try:
@@ -128,7 +128,10 @@ class Worker:
                 await self._work()
                 watching.cancel()
         except* EngineHung:
-            await self._give_up()
+            await self._give_up("engine_hung")
+            raise
+        except* EngineLost:
+            await self._give_up("failed")
             raise
 
     async def _work(self) -> None:
@@ -314,12 +317,12 @@ class Worker:
             self._remove(active.id, "handed_over")
         await self._departure.hand_over(claims)
 
-    async def _give_up(self) -> None:
+    async def _give_up(self, outcome: str) -> None:
         self._info = msgspec.structs.replace(self._info, state="hung")
         ran = [active.delivery.claim for active in self.active_requests() if active.in_engine]
         others = [active.delivery.claim for active in self.active_requests() if not active.in_engine]
         for active in self.active_requests():
-            self._remove(active.id, "engine_hung")
+            self._remove(active.id, outcome)
         await self._departure.give_up(ran, others, self._heartbeat())
 
     def _heartbeat(self) -> WorkerInfo:

@@ -33,6 +33,13 @@ class EngineFields(BaseModel):
         "and tokenizer have, if any; off: nothing is set apart",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of one engine; default: the number of cores")
+    tensor_parallel_size: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes of one worker among which heads and MLPs are divided, each with its share of the "
+        "CPU threads or a GPU of its own; with runtime = vllm, its option of that name",
+    )
     max_model_len: int | None = Field(
         None, ge=8, description="maximum tokens of prompt and answer together; default: what the model supports"
     )

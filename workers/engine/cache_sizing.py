@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,23 @@ class CacheSize:
         return self.num_blocks * self.block_size / self.max_model_len
 
 
-def size_cache(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, device: torch.device) -> CacheSize:
-    """Size the cache. Raises ConfigError where the settings ask for more than the model or the memory allows."""
+def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """Return the size of the checkpoint's weights in `dtype`."""
+    return loaded_bytes(folder, dtype.itemsize)
+
+
+def size_cache(
+    config: EngineConfig,
+    model: DecoderConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: Callable[[Path, torch.dtype], int] = weight_bytes,
+) -> CacheSize:
+    """Size the cache. Raises ConfigError where the settings ask for more than the model or the memory allows.
+
+    Args:
+        weights: returns the bytes of the weights that this process has on the device.
+    """
     wanted = _context_length(config, model)
     if config.num_kv_blocks is not None:
         num_blocks = config.num_kv_blocks
@@ -37,7 +53,7 @@ def size_cache(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, d
             2 * model.num_layers * model.num_kv_heads * model.head_dim * dtype.itemsize * config.block_size
         )
         max_blocks = config.max_num_seqs * -(-wanted // config.block_size)
-        num_blocks = min(_kv_bytes(config, model, dtype, device) // block_bytes, max_blocks)
+        num_blocks = min(_kv_bytes(config, dtype, device, weights) // block_bytes, max_blocks)
     room = num_blocks * config.block_size
     param = "kv_cache_gib" if device.type == "cpu" else "gpu_memory_utilization"
     if config.max_model_len is not None and room < config.max_model_len:
@@ -65,16 +81,16 @@ def _context_length(config: EngineConfig, model: DecoderConfig) -> int:
     return config.max_model_len or limit
 
 
-def _kv_bytes(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, device: torch.device) -> int:
+def _kv_bytes(
+    config: EngineConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: Callable[[Path, torch.dtype], int],
+) -> int:
     if device.type != "cuda":
         return int(config.kv_cache_gib * 2**30)
     free, total = torch.cuda.mem_get_info(device)
-    return bytes_for_cache(total, free, weight_bytes(config.model, dtype), config.gpu_memory_utilization)
-
-
-def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """Return the size of the checkpoint's weights in `dtype`."""
-    return loaded_bytes(folder, dtype.itemsize)
+    return bytes_for_cache(total, free, weights(config.model, dtype), config.gpu_memory_utilization)
 
 
 def bytes_for_cache(total: int, free: int, weights: int, utilization: float) -> int:

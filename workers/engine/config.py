@@ -48,6 +48,7 @@ class EngineConfig:
         watermark: mark of the answers to requests that ask for one.
         shared_weights: map packed weights from a file in `cache_dir`, which other processes map too.
         threads: CPU threads of one step; None leaves torch's choice.
+        tensor_parallel_size: processes among which heads and MLPs are divided; see parallel/.
         special_tokens_in_messages, special_tokens_in_prompts: see `Tokenizer`.
     """
 
@@ -74,6 +75,7 @@ class EngineConfig:
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     shared_weights: bool = False
     threads: int | None = None
+    tensor_parallel_size: int = 1
     special_tokens_in_messages: bool = False
     special_tokens_in_prompts: bool = True
     watermark: TokenMark = field(default_factory=GreenListMark)
@@ -93,7 +95,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         counts = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads")
-        for name in (*counts, "max_draft_tokens"):
+        for name in (*counts, "max_draft_tokens", "tensor_parallel_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}", param=name)

@@ -16,7 +16,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
+from shared.errors import ConfigError, ContextLengthExceeded, HeadraceError, InvalidRequest
 from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.protocol import EncoderWork, PriorityClass, Result, Score, VectorType
@@ -119,6 +119,8 @@ class EncoderEngine:
     @classmethod
     def load(cls, config: EngineConfig, progress: StartupProgress | None = None) -> EncoderEngine:
         """Load an engine. Raises ConfigError if the checkpoint folder or the settings are not supported."""
+        if config.tensor_parallel_size > 1:
+            raise ConfigError("tensor_parallel_size must be 1 for encoders", param="tensor_parallel_size")
         progress = progress or StartupProgress()
         if config.threads is not None:
             torch.set_num_threads(config.threads)

@@ -19,16 +19,16 @@ from shared.models.worker_registry import Task
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
-from workers.engine.cache_sizing import size_cache
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
 from workers.engine.execution.gpu_memory import GpuMemory
 from workers.engine.grammar.support import load_grammar_support
-from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.interface import EngineLost, EngineOutput, EngineRequest
 from workers.engine.kernels.select import choose_kernels
-from workers.engine.model_runner import ModelRunner, load_runner
+from workers.engine.model_runner import ModelRunner
 from workers.engine.models.fingerprint import describe_computation, fingerprint, hash_weights, kernels_identity
 from workers.engine.models.loader import read_ahead, read_eos_token_ids, read_model_config
+from workers.engine.parallel.loading import begin_loading
 from workers.engine.request_check import check_request
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
 from workers.engine.scheduling.batching_policies import make_policy
@@ -125,22 +125,14 @@ class Engine:
                 param="model",
             )
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
-        size = size_cache(config, model_config, dtype, device)
+        loading = begin_loading(config, model_config, dtype, device)
         read_ahead(config.model)
         with ThreadPoolExecutor(max_workers=2) as helpers:  # without OpenMP, so that they get no team of threads
             weights = helpers.submit(hash_weights, config.model, config.cache_dir)
             building = helpers.submit(progress.timed("kernels", choose_kernels), config, device, dtype)
             tokenizer = Tokenizer(config.model, **config.tokenizer_options())
             kernels = building.result()
-            runner = load_runner(
-                config,
-                model_config,
-                size,
-                kernels=kernels,
-                dtype=dtype,
-                device=device,
-                progress=progress,
-            )
+            runner, size = loading.load(kernels, progress)
         draft_model = load_draft_model(config, tokenizer, model_config.vocab_size, dtype, device)
         eos = read_eos_token_ids(config.model, model_config.eos_token_ids)
         if tokenizer.eos_token_id is not None:
@@ -158,6 +150,7 @@ class Engine:
                 device,
                 dtype=str(dtype),
                 quantization=config.quantization,
+                ranks=str(config.tensor_parallel_size),
                 kernels=kernels_identity(kernels),
                 watermark=config.watermark.identity,
             ),
@@ -204,10 +197,11 @@ class Engine:
         self._is_interrupted = urgent
 
     def wake_with(self, wake: Callable[[], None]) -> None:
-        """Do nothing: its work changes only with commands and steps."""
+        """Call `wake` when the engine is lost: otherwise, its work changes only with commands and steps."""
+        self._runner.wake_with(wake)
 
     def has_work(self) -> bool:
-        return bool(self._ended) or self._scheduler.has_work()
+        return bool(self._ended) or self._scheduler.has_work() or self._runner.is_lost
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -226,7 +220,11 @@ class Engine:
         )
 
     def step(self) -> list[EngineOutput]:
-        """Compute one batch. Return what it added to each request, in no particular order."""
+        """Compute one batch. Return what it added to each request, in no particular order.
+
+        Raises EngineLost if another process of the engine has ended.
+        """
+        self._runner.check()
         outputs, self._ended = self._ended, []
         batch = self._scheduler.schedule()
         if self.speculator is not None:
@@ -241,6 +239,8 @@ class Engine:
         try:
             with Stage("step", run_id=" ".join(item.sequence.job_id for item in batch.items)):
                 drawn = self._draw(batch, drawing)
+        except EngineLost:
+            raise
         except HeadraceError as error:
             return self._isolate(batch, error)
         if drawn is None:
@@ -270,9 +270,11 @@ class Engine:
         return self._drawer.draw(last, drawing, mask), drafted_rows(batch, drafted)
 
     def _compute(self, batch: ScheduledBatch) -> Tensor | None:
-        """Compute the logits. Raises EngineFailed when out of memory, ModelFailed for other failures."""
+        """Compute the logits. Raises EngineLost, EngineFailed when out of memory, otherwise ModelFailed."""
         try:
             return self._runner.run(batch, self._is_interrupted if batch.interruptible else None)
+        except EngineLost:
+            raise
         except torch.OutOfMemoryError as error:
             raise EngineFailed("the engine does not have enough memory for this request") from error
         except Exception as error:

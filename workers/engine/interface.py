@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from shared.errors import ContextLengthExceeded, HeadraceError
+from shared.errors import ContextLengthExceeded, EngineFailed, HeadraceError
 from shared.models.worker_registry import Task
 from shared.protocol import (
     CallDelta,
@@ -34,6 +34,10 @@ if TYPE_CHECKING:  # the scripted engine runs without torch
 
 DEFAULT_OPTIONS = PromptOptions()
 MAX_LOGPROBS = 20  # most likely tokens that a request may ask for with each token
+
+
+class EngineLost(EngineFailed):
+    """Raised when the engine has lost a process that it needs: it ends, and its requests go to other workers."""
 
 
 class Matcher(Protocol):

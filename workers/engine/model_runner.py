@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -19,6 +19,7 @@ from workers.engine.execution.paged_attention import LayerCache, make_layer_cach
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.cpp_kernels import CppKernels
+from workers.engine.models.checkpoint import WeightReader
 from workers.engine.models.decoder import Decoder, DecoderConfig, never
 from workers.engine.models.loader import load_model
 from workers.engine.models.shared_weights import load_shared
@@ -61,7 +62,17 @@ class ModelRunner:
         """True if steps are replayed from CUDA graphs."""
         return self._graphs is not None
 
-    @torch.inference_mode()
+    @property
+    def is_lost(self) -> bool:
+        """True if another process that computes with this one has ended; `check` then raises EngineLost."""
+        return False
+
+    def check(self) -> None:
+        """Raise EngineLost if the runner cannot compute any more."""
+
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Call `wake`, from another thread, when `is_lost` becomes true."""
+
     def run(self, batch: ScheduledBatch, interrupted: Callable[[], bool] | None = None) -> Tensor | None:
         """Compute one step.
 
@@ -71,12 +82,18 @@ class ModelRunner:
             true; it is called between layers, or once before a graph. The batch can then be run again: its block
             copies are done, and apart from them only the cache slots of its own tokens may have changed.
         """
+        return self.compute(batch.copies, StepInputs.from_batch(batch), interrupted)
+
+    @torch.inference_mode()
+    def compute(
+        self, copies: Sequence[tuple[int, int]], step: StepInputs, interrupted: Callable[[], bool] | None = None
+    ) -> Tensor | None:
+        """Copy blocks, each from a source to a target, and compute a step given on the CPU; see `run`."""
         with on_device(self._device):
-            for source, target in batch.copies:
+            for source, target in copies:
                 for cache in self._caches:
                     cache.keys[target] = cache.keys[source]
                     cache.values[target] = cache.values[source]
-            step = StepInputs.from_batch(batch)
             if self._graphs is not None and len(step.tokens) <= self._graphs.max_rows:
                 return None if interrupted and interrupted() else self._graphs.run(step)
             logits = self._model.forward(step.to(self._device), self._caches, interrupted or never)
@@ -116,8 +133,15 @@ def load_runner(
     dtype: torch.dtype,
     device: torch.device,
     progress: StartupProgress,
+    make_reader: Callable[..., WeightReader] = WeightReader,
+    make_runner: Callable[..., ModelRunner] = ModelRunner,
+    part: str = "",
 ) -> ModelRunner:
-    """Load a checkpoint's model and make its cache.
+    """Load a checkpoint's model, or a part of it, and make its cache.
+
+    Args:
+        make_reader, make_runner: have the parameters of `WeightReader` and `ModelRunner`.
+        part: name of the part; empty for the whole model. A part is not recorded as CUDA graphs.
 
     Raises:
         ConfigError: the settings are not supported for this model on this device.
@@ -130,19 +154,16 @@ def load_runner(
         device=device,
         max_model_len=size.max_model_len,
         progress=progress,
+        make_reader=make_reader,
     )
     with progress.phase("weights"), on_device(device):
         if config.shared_weights and isinstance(kernels, CppKernels) and config.cache_dir is not None:
-            model = load_shared(load, kernels, config.model, config.cache_dir / "weights")
+            model = load_shared(load, kernels, config.model, config.cache_dir / "weights", part)
         else:
             model = load(kernels)
     with progress.phase("kv_cache"):
-        runner = ModelRunner(
-            model,
-            size,
-            max_num_seqs=config.max_num_seqs,
-            graph_sizes=graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant),
-        )
+        sizes = () if part else graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant)
+        runner = make_runner(model, size, max_num_seqs=config.max_num_seqs, graph_sizes=sizes)
     if config.batch_invariant and device.type != "cpu" and not runner.recorded:
         raise ConfigError(f"batch_invariant is not supported for this model on {device}", param="batch_invariant")
     _log.info(

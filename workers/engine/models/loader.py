@@ -76,6 +76,7 @@ def load_model(
     device: torch.device,
     max_model_len: int,
     progress: Progress,
+    make_reader: Callable[..., WeightReader] = WeightReader,
 ) -> Decoder:
     """Load a model. Raises ConfigError where tensors are missing, left over, or not of the shape in config.json.
 
@@ -84,6 +85,7 @@ def load_model(
     Args:
         max_model_len: most tokens of a sequence.
         progress: called with the share that is loaded, from 0 to 1.
+        make_reader: has the parameters of `WeightReader`, for a reader of a part of the model.
     """
     architecture = ARCHITECTURES.get(config.architecture)
     if architecture is None:
@@ -92,7 +94,7 @@ def load_model(
         return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
     checkpoint, stored = open_checkpoint(folder), _stored_format(folder)
     plain = TorchKernels()
-    rehearsed = WeightReader(checkpoint.outline(), dtype, torch.device("meta"), plain, stored)
+    rehearsed = make_reader(checkpoint.outline(), dtype, torch.device("meta"), plain, stored)
     architecture.load(rehearsed, config, 1, plain, lambda _: None)
-    reader = WeightReader(checkpoint, dtype, device, kernels, stored)
+    reader = make_reader(checkpoint, dtype, device, kernels, stored)
     return architecture.load(reader, config, max_model_len, kernels, progress)

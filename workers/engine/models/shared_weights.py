@@ -20,12 +20,17 @@ from workers.engine.quantization.packed_arrays import MappedArrays, WrittenArray
 _log = structlog.get_logger(__name__)
 
 
-def load_shared(load: Callable[[Kernels], Decoder], kernels: CppKernels, checkpoint: Path, cache: Path) -> Decoder:
+def load_shared(
+    load: Callable[[Kernels], Decoder], kernels: CppKernels, checkpoint: Path, cache: Path, part: str = ""
+) -> Decoder:
     """Return what `load` makes of a checkpoint, with packed weights mapped from a file in `cache`.
 
     If the file cannot be made, the weights are in the memory of this process.
+
+    Args:
+        part: name of the part of the model that `load` makes; empty for the whole.
     """
-    target = cache / _file_name(checkpoint, kernels)
+    target = cache / _file_name(checkpoint, kernels, part)
     try:
         make_once(target, partial(_pack, load, kernels, target))
         arrays = MappedArrays(target)
@@ -44,14 +49,15 @@ def _pack(load: Callable[[Kernels], Decoder], kernels: CppKernels, target: Path,
     return work / "weights"
 
 
-def _file_name(checkpoint: Path, kernels: CppKernels) -> str:
-    """Return a name: of the folder and the weight format, then of everything that the contents depend on."""
+def _file_name(checkpoint: Path, kernels: CppKernels, part: str) -> str:
+    """Return a name: of folder, weight format and part, then of everything that the contents depend on."""
     build, _, quantization = kernels.packed_format.partition("-")
     contents = [build]
     for path in [checkpoint / "config.json", *weight_files(checkpoint)]:
         found = path.stat()
         contents.append(f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {found.st_ino}")
-    return f"{_digest(str(checkpoint.resolve()))}-{quantization}.{_digest(*contents)}.weights"
+    place = "-".join(filter(None, (_digest(str(checkpoint.resolve())), quantization, part)))
+    return f"{place}.{_digest(*contents)}.weights"
 
 
 def _digest(*parts: str) -> str:

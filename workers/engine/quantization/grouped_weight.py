@@ -54,7 +54,7 @@ class GroupedWeight:
         order = None if self.order is None else self.order.to(device)
         return replace(self, order=order, **self._each(lambda part: part.to(device)))
 
-    def rows(self, index: Tensor) -> GroupedWeight:
+    def rows(self, index: Tensor | slice) -> GroupedWeight:
         """Return the outputs of these numbers, in this order."""
         return replace(self, **self._each(lambda part: part[index]))
 

@@ -132,7 +132,12 @@ def load_draft_model(
     if device.type != "cpu":
         raise ConfigError(f"{PARAM} is supported on the CPU only, not on {device}", param=PARAM)
     small = replace(
-        config, model=folder, max_model_len=None, num_kv_blocks=None, kv_cache_gib=config.kv_cache_gib * CACHE_SHARE
+        config,
+        model=folder,
+        max_model_len=None,
+        num_kv_blocks=None,
+        kv_cache_gib=config.kv_cache_gib * CACHE_SHARE,
+        tensor_parallel_size=1,
     )
     try:
         model_config = read_model_config(folder)

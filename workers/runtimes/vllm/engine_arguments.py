@@ -50,7 +50,7 @@ def engine_arguments(settings: Settings, folder: Path, device_type: str, known: 
     }
     if device_type == "cpu":
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
-    for name in ("block_size", "max_num_batched_tokens", "gpu_memory_utilization"):
+    for name in ("block_size", "max_num_batched_tokens", "gpu_memory_utilization", "tensor_parallel_size"):
         value = getattr(settings, name)
         if value != type(settings).model_fields[name].default:
             arguments[name] = value
@@ -60,7 +60,7 @@ def engine_arguments(settings: Settings, folder: Path, device_type: str, known: 
 def environment(settings: Settings) -> dict[str, str]:
     """Return the environment variables that vLLM must find when it is imported."""
     variables = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # the scheduler runs in the worker's thread
-    if has_native_sampling(settings.vllm_options):
+    if has_native_sampling({"tensor_parallel_size": settings.tensor_parallel_size, **settings.vllm_options}):
         variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # its logits processors are those of the other runner
     if settings.threads is not None:
         variables["OMP_NUM_THREADS"] = str(settings.threads)

@@ -40,6 +40,9 @@ class Patient:
     def saving_pays(self) -> bool:
         return True
 
+    def tries(self) -> bool:
+        return False
+
 
 def load_tiered(folder: Path, tier: TierOptions, **settings: Any) -> Engine:
     """Return an engine with small blocks and a KV tier that it waits for."""

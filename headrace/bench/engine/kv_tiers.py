@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 from workers.engine.tiers.options import TierOptions
 
+PARTS = ("takeover", "chats", "batch", "long")
 LOGGED_TOKENS = 16  # of the answer, before the takeover
 SETTLE_LIMIT_S = 60.0
 LONG_PROMPTS = (256, 1024)  # tokens of the prompts that are long enough to be saved
@@ -81,9 +83,16 @@ def _spread(ratios: Sequence[float]) -> str:
 
 
 def measure_kv_tiers(
-    model: str, tiers: Sequence[KVTierName], prompt: int, repeats: int, seed: int, console: Console, **settings: Any
+    model: str,
+    tiers: Sequence[KVTierName],
+    parts: Sequence[str],
+    prompt: int,
+    repeats: int,
+    seed: int,
+    console: Console,
+    **settings: Any,
 ) -> KVTiers:
-    """Measure `repeats` takeovers and pairs of mixes with each tier.
+    """Measure `repeats` pairs of each part with each tier.
 
     Raises HeadraceError if an answer differs, or if nothing is loaded at a takeover.
     """
@@ -92,7 +101,9 @@ def measure_kv_tiers(
         for tier in tiers:
             with _store(tier, Path(folder)) as (options, cpu_seconds):
                 bench = _Bench(model, options, cpu_seconds, seed, console, settings)
-                found += [bench.measure_takeovers(prompt, repeats), *bench.measure_costs(repeats)]
+                if "takeover" in parts:
+                    found.append(bench.measure_takeovers(prompt, repeats))
+                found += [bench.measure_costs(part, repeats) for part in parts if part != "takeover"]
     return KVTiers(found)
 
 
@@ -128,42 +139,40 @@ class _Bench:
         self._store_cpu = cpu_seconds
         self._seed = seed
         self._console = console
-        self._off = load_engine(model, speculation="off", **settings)
-        self._on = load_engine(model, speculation="off", tier=options, **settings)
-        self._lost = load_engine(model, speculation="off", tier=options, **settings)
-        for engine in (self._off, self._on, self._lost):
-            _run(engine, [_request("warm up", _tokens(seed, 300), 2)])
+        self._load = partial(load_engine, model, speculation="off", **settings)
+        self._off, self._on = self._load(), self._load(tier=options)
+        self._options = options
+        for engine in (self._off, self._on):
+            _run(engine, [_request("warm up", _tokens(seed - 1, 128), 2)])
 
     def measure_takeovers(self, prompt: int, repeats: int) -> Pairs:
         """Measure the time to the first token of an answer that another engine has begun."""
         found = Pairs(f"takeover, prompt of {prompt} tokens", self._kind)
-        for number in range(-1, repeats):  # the first one is not counted: it measures the rates of the store
+        lost = self._load(tier=self._options)
+        for number in range(repeats):
             self._console.print(f"{self._kind}: takeover {number + 1} of {repeats}")
             tokens = _tokens(self._seed + number, prompt)
-            [logged], _ = _run(self._lost, [_request(str(number), tokens, LOGGED_TOKENS)])
-            _settle(self._lost)
+            [logged], _ = _run(lost, [_request(str(number), tokens, LOGGED_TOKENS)])
+            _settle(lost)
             request = _request(str(number), tokens, LOGGED_TOKENS + 1, logged)
             before = self._on.stats().prefix_hits
-            self._compare(found if number >= 0 else Pairs("", self._kind), number, [request])
+            self._compare(found, number, [request])
             if self._on.stats().prefix_hits - before < prompt // 2:
                 raise HeadraceError("the second engine did not load what the first one has saved")
         return found
 
-    def measure_costs(self, repeats: int) -> list[Pairs]:
-        """Measure requests that share nothing: the mix one by one and 32 at a time, and long prompts."""
-        found = []
-        for name, concurrency, make in (
-            ("chats, one by one", 1, self._chats),
-            ("chats, 32 at a time", 32, self._chats),
-            ("long prompts, one by one", 1, self._long_prompts),
-        ):
-            pairs = Pairs(name, self._kind)
-            for number in range(-1, repeats):
-                self._console.print(f"{self._kind}: {name}, pair {number + 1} of {repeats}")
-                requests = make(number, 8 if concurrency == 1 else 48)
-                self._compare(pairs if number >= 0 else Pairs("", self._kind), number, requests, concurrency)
-            found.append(pairs)
-        return found
+    def measure_costs(self, part: str, repeats: int) -> Pairs:
+        """Measure requests that share nothing: chats alone or 32 at a time, or long prompts."""
+        name, concurrency, make = {
+            "chats": ("chats, one by one", 1, self._chats),
+            "batch": ("chats, 32 at a time", 32, self._chats),
+            "long": ("long prompts, one by one", 1, self._long_prompts),
+        }[part]
+        pairs = Pairs(name, self._kind)
+        for number in range(repeats):
+            self._console.print(f"{self._kind}: {name}, pair {number + 1} of {repeats}")
+            self._compare(pairs, number, make(number, 4 if concurrency == 1 else 32), concurrency)
+        return pairs
 
     def _compare(self, pairs: Pairs, number: int, requests: list[EngineRequest], concurrency: int = 1) -> None:
         """Run requests without and with the tier, in turns; with it, the CPU time of saving counts too."""

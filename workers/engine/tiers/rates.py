@@ -32,7 +32,10 @@ class Rates(Protocol):
         """Return how long a sequence may wait for `tokens`, after `before` others; None if computing is faster."""
 
     def saving_pays(self) -> bool:
-        """Return whether blocks are worth saving, because loading them would be faster than computing."""
+        """Return whether a sequence is worth saving, because loading it would be faster than computing."""
+
+    def tries(self) -> bool:
+        """Return True now and then, to measure a store that does not pay."""
 
 
 class MeasuredRates:
@@ -67,7 +70,7 @@ class MeasuredRates:
         if self._compute is None:
             return UNKNOWN_LOOKUP_S
         limit = min(MAX_LOOKUP_S, LOOKUP_SHARE * tokens * self._compute)
-        return limit if self._latency <= limit or self._tries() else None
+        return limit if self._latency <= limit or self.tries() else None
 
     def load_limit(self, tokens: int, before: int) -> float | None:
         if self._compute is None:
@@ -78,10 +81,9 @@ class MeasuredRates:
         return min(MAX_LOAD_S, computing, max(MIN_LOAD_S, PATIENCE * expected))
 
     def saving_pays(self) -> bool:
-        return self._compute is None or self._load <= GAIN * self._compute or self._tries()
+        return self._compute is None or self._load <= GAIN * self._compute or self.tries()
 
-    def _tries(self) -> bool:
-        """Return True now and then, so that a store that has become faster is noticed."""
+    def tries(self) -> bool:
         self._refusals += 1
         return self._refusals % TRY_EVERY == 0
 

@@ -5,6 +5,7 @@ All methods are called in the engine's thread, and none of them waits for the st
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary
@@ -21,6 +22,7 @@ from workers.engine.tiers.saver import Saver
 from workers.engine.tiers.store import StoreGuard
 
 IDLE_WAIT_S = 0.001  # of a step without work, while sequences wait for the store
+NEVER = sys.maxsize  # more blocks than any sequence has
 FREE_BLOCKS = 4  # that each running sequence keeps when blocks are reserved for loading
 
 
@@ -128,8 +130,9 @@ class KVTier:
             return
         saved = self._saved.get(sequence, 0)
         if full > saved:
-            self._saved[sequence] = full
-            if self.rates.saving_pays():
+            pays = saved > 0 or self.rates.saving_pays()
+            self._saved[sequence] = full if pays else NEVER
+            if pays:
                 self._saver.save(self.prefixes.keys(sequence, full)[saved:])
 
     def _count_local(self, keys: list[bytes]) -> int:
@@ -151,7 +154,7 @@ class KVTier:
         others = sum(len(other.blocks) - other.loaded for other in self._tickets.values())
         limit = self.rates.load_limit(ticket.found * size, others * size)
         if limit is None:
-            if self.rates.saving_pays():
+            if self.rates.tries():
                 self._loader.measure(ticket.keys[: ticket.found])
             return False
         before = [self._pool.find(key) for key in ticket.sequence.block_keys[: ticket.first]]

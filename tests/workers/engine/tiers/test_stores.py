@@ -13,11 +13,14 @@ import pytest
 import redis
 import torch
 
+from headrace.doctor.redis_acl import acl_rule
 from shared.errors import ConfigError
+from shared.redis.cluster import SLOTS
 from shared.redis.embedded import EmbeddedServer
-from shared.runtime.sockets import free_port
+from shared.runtime.sockets import free_port, free_ports
 from tests.support.engine_driver import drain
 from tests.support.kv_tiers import SAMPLED_REQUEST, load_tiered, settle, tier_stats
+from tests.support.redis_servers import HOST, Node, running, until
 from workers.engine.stats import TierStats
 from workers.engine.tiers.codec import CONTENT_AT, BlockCodec
 from workers.engine.tiers.disk_store import DiskStore
@@ -205,6 +208,47 @@ def _answer(llama: Path, tier: TierOptions) -> tuple[list[int], TierStats]:
     found = drain(engine).ids("r")
     settle(engine)
     return found, tier_stats(engine)
+
+
+def test_the_user_of_a_worker_may_use_the_store(valkey: EmbeddedServer) -> None:
+    """Given a user with the permissions of a worker, all calls of the store succeed, also after a restart."""
+    with redis.Redis.from_url(valkey.url) as client:
+        client.execute_command(*acl_rule("worker").replace("PASSWORD", "secret").split())
+        url = f"redis://headrace-worker:secret@127.0.0.1:{valkey.port}/0"
+        store = RedisStore(url, "acl", SIZE, budget=PARTS * SIZE, ttl=60, timeout=30)
+        for number in (0, PARTS):  # one part, with room for one value
+            assert store.put(bytes([number]) * 32, value(number))
+            client.script_flush()
+        assert store.keep([bytes([0]) * 32, bytes([PARTS]) * 32]) == [False, True]
+        store.drop(bytes([PARTS]) * 32)
+        assert store.count([bytes([PARTS]) * 32]) == 0
+        store.close()
+        client.execute_command("ACL", "DELUSER", "headrace-worker")
+
+
+@pytest.mark.slow
+def test_values_are_spread_over_a_cluster(tmp_path: Path) -> None:
+    ports = free_ports(HOST, 4)
+    nodes = [
+        Node(tmp_path / str(port), "cluster-enabled yes", f"cluster-port {bus}", port=port)
+        for port, bus in zip(ports[:2], ports[2:], strict=True)
+    ]
+    with running(*nodes):
+        for number, node in enumerate(nodes):
+            node.call("CLUSTER", "ADDSLOTSRANGE", number * SLOTS // 2, (number + 1) * SLOTS // 2 - 1)
+            node.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        nodes[1].call("CLUSTER", "MEET", HOST, ports[0], ports[2])
+        until(lambda: all("cluster_state:ok" in str(node.call("CLUSTER", "INFO")) for node in nodes))
+        url = f"redis+cluster://{HOST}:{ports[0]}"
+        store = RedisStore(url, "scope", SIZE, budget=2 * PARTS * SIZE, ttl=60, timeout=30)
+        names = [bytes([number]) * 32 for number in range(3 * PARTS)]
+        for number, name in enumerate(names):
+            assert store.put(name, value(number))
+        assert store.count(names[PARTS:]) == 2 * PARTS
+        assert store.count(names) == 0, "a third value of a part replaces the first one"
+        assert [bytes(each or b"") for each in store.get(names[PARTS:])] == [*map(value, range(PARTS, 3 * PARTS))]
+        assert all(node.call("DBSIZE") for node in nodes)
+        store.close()
 
 
 def test_redis_that_cannot_be_reached_fails_within_its_timeout() -> None:

@@ -20,7 +20,7 @@ from shared.runtime.logging import lines_dropped
 from shared.settings import MetricsNames
 from shared.token_log.interface import Append, Lease
 from workers.active_request import ActiveRequest
-from workers.engine.stats import EngineStats
+from workers.engine.stats import EngineStats, TierStats
 from workers.engine_thread import EngineThread
 
 Outcome = Literal["completed", "failed", "cancelled"]
@@ -212,6 +212,21 @@ def _levels(stats: EngineStats) -> tuple[tuple[Declaration, float], ...]:
         (declared.PREFIX_HITS, stats.prefix_hits),
         (declared.DRAFTS, stats.speculation.drafts),
         (declared.DRAFT_TOKENS, stats.speculation.draft_tokens),
+        *(_tier_levels(stats.tier) if stats.tier is not None else ()),
+    )
+
+
+def _tier_levels(stats: TierStats) -> tuple[tuple[Declaration, float], ...]:
+    return (
+        (declared.KV_TIER_QUERIES, stats.queries),
+        (declared.KV_TIER_HITS, stats.hits),
+        (declared.KV_TIER_LOADED_BYTES, stats.loaded_bytes),
+        (declared.KV_TIER_SAVED_BYTES, stats.saved_bytes),
+        (declared.KV_TIER_LOAD_SECONDS, stats.load_seconds),
+        (declared.KV_TIER_DROPS, stats.drops),
+        (declared.KV_TIER_DAMAGED, stats.damaged),
+        (declared.KV_TIER_FAILURES, stats.failures),
+        (declared.KV_TIER_PENDING, stats.pending),
     )
 
 

@@ -174,6 +174,27 @@ ACCEPTED_TOKENS = _counter(
     VllmName("spec_decode_num_accepted_tokens"),
     VllmName("spec_decode_num_accepted_tokens_per_pos", keep={"position": "position"}),
 )
+KV_TIER_QUERIES = _counter(
+    "kv_tier_queries",
+    "Tokens looked up in the KV tier, which the prefix cache did not have",
+    MODEL,
+    VllmName("external_prefix_cache_queries"),
+)
+KV_TIER_HITS = _counter(
+    "kv_tier_hits", "Tokens loaded from the KV tier", MODEL, VllmName("external_prefix_cache_hits")
+)
+KV_TIER_LOADED_BYTES = _counter("kv_tier_loaded_bytes", "Bytes loaded from the KV tier")
+KV_TIER_SAVED_BYTES = _counter("kv_tier_saved_bytes", "Bytes saved in the KV tier")
+KV_TIER_LOAD_SECONDS = _counter("kv_tier_load_seconds", "Time of reading from the KV tier, beside the steps")
+KV_TIER_DROPS = _counter(
+    "kv_tier_drops",
+    "Blocks that were not saved: too many waited, they were overwritten, or the KV tier could not take them",
+)
+KV_TIER_DAMAGED = _counter(
+    "kv_tier_damaged", "Values found in the KV tier that differ from what was saved; they are removed"
+)
+KV_TIER_FAILURES = _counter("kv_tier_failures", "Calls of the KV tier that failed or were late")
+KV_TIER_PENDING = _gauge("kv_tier_pending", "Blocks that wait to be saved in the KV tier")
 BATCH_SIZE = Declaration(
     "histogram", "headrace_worker_batch_size", "Sequences computed by each step", MODEL, POWERS_OF_TWO
 )
@@ -208,8 +229,13 @@ OF_REQUESTS = (
     *(PREFILL_SECONDS, DECODE_SECONDS, INFERENCE_SECONDS, REQUEST_SECONDS, PROMPT_TOKENS, COMPLETION_TOKENS),
     *(MAX_TOKENS, NUM_CHOICES, LEASES_LOST, TAKEOVERS, FENCED_WRITES, DEAD_LETTERS),
 )
+OF_TIER = (
+    *(KV_TIER_QUERIES, KV_TIER_HITS, KV_TIER_LOADED_BYTES, KV_TIER_SAVED_BYTES, KV_TIER_LOAD_SECONDS),
+    *(KV_TIER_DROPS, KV_TIER_DAMAGED, KV_TIER_FAILURES, KV_TIER_PENDING),
+)
 OF_ENGINE = (
     *(RUNNING, WAITING, KV_USAGE, KV_BLOCKS, KV_BLOCKS_USED, KV_INFO, PREEMPTIONS, PREFIX_QUERIES, PREFIX_HITS),
     *(DRAFTS, DRAFT_TOKENS, ACCEPTED_TOKENS, BATCH_SIZE, BATCH_TOKENS, STEP_SECONDS, STEP_AGE),
+    *OF_TIER,
 )
 WORKER = (*OF_REQUESTS, *OF_ENGINE, CANARIES, STARTUP, LOG_LINES_DROPPED)

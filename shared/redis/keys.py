@@ -46,6 +46,7 @@ request's state and log another.
 | shadow_pairs | list per name: requests and their copies | API | a week after the last, 1,000 entries |
 | REPOSITORY_WORKERS | set of the ids | the same | a reader finds the entry gone |
 | LEDGER, limit | hashes and sorted set of open and ended requests; usage per limit | API | recorded; window ends |
+| kv_index, kv_value | sorted set of names by last use; one KV block each | worker | `kv_tier_ttl` after use |
 | DEAD_INDEX, DEAD_LETTERS | sorted set and hash of dead letters | worker: add; API: remove | bounded |
 """
 
@@ -150,6 +151,16 @@ def live_channel(job_id: str) -> str:
 def notify_channel(name: str) -> str:
     """Return the channel that carries the ids of ended requests to the process of that name."""
     return f"hr:notify:{name}"
+
+
+def kv_index(scope: str, part: int) -> str:
+    """Return the index of a part of the KV tier, in the slot of its values."""
+    return f"hr:{{kv:{scope}:{part}}}:index"
+
+
+def kv_value(scope: str, part: int, name: str) -> str:
+    """Return the key of a block; the script makes those of other blocks of the part from it."""
+    return f"hr:{{kv:{scope}:{part}}}:block:{name}"
 
 
 def worker(worker_id: str) -> str:

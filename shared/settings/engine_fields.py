@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field, SecretStr
+
+from shared.settings.kv_tier_fields import KVTierFields
 
 QuantizationName = Literal["none", "int8", "int4"]
 SpeculationMode = Literal["auto", "off"]
@@ -13,7 +15,7 @@ WatermarkAlgorithm = Literal["green_list", "gumbel"]
 ReasoningParserName = Literal["auto", "off", "think", "mistral"]
 
 
-class EngineFields(BaseModel):
+class EngineFields(KVTierFields):
     """Settings that only workers read."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="device that the engine runs on")

@@ -12,7 +12,7 @@ from shared.protocol import PriorityClass
 from shared.settings import Settings
 from tests.support.fakes import MODEL, answer, make_request, submit
 from tests.support.worker_harness import Harness
-from workers.engine.stats import EngineStats, SpeculationStats
+from workers.engine.stats import EngineStats, SpeculationStats, TierStats
 from workers.engine_thread import EngineThread
 from workers.metrics import WorkerMetrics
 from workers.scripted_engine import ScriptedEngine
@@ -65,6 +65,26 @@ async def test_many_users_add_no_series(harness: Harness, backend: Backend) -> N
             if tenant == "first":
                 before = _series(harness.metrics.registry)
     assert _series(harness.metrics.registry) == before
+
+
+class Tiered(ScriptedEngine):
+    """Engine with a KV tier, from which it has loaded half of what it looked up."""
+
+    def stats(self) -> EngineStats:
+        return replace(super().stats(), tier=TierStats(queries=640, hits=320, damaged=1, pending=3))
+
+
+def test_a_kv_tier_is_counted_under_both_names() -> None:
+    metrics = WorkerMetrics("both")
+    metrics.watch("m", EngineThread(Tiered(), lambda: None))
+    metrics.watch("plain", EngineThread(ScriptedEngine(), lambda: None))
+    sample, theirs = metrics.registry.get_sample_value, {"model_name": "m", "engine": "0"}
+    for kind, count in (("queries", 640), ("hits", 320)):
+        assert sample(f"headrace_worker_kv_tier_{kind}_total", {"model": "m"}) == count
+        assert sample(f"vllm:external_prefix_cache_{kind}_total", theirs) == count
+    assert sample("headrace_worker_kv_tier_damaged_total", {"model": "m"}) == 1
+    assert sample("headrace_worker_kv_tier_pending", {"model": "m"}) == 3
+    assert sample("headrace_worker_kv_tier_hits_total", {"model": "plain"}) is None
 
 
 class Speculating(ScriptedEngine):

@@ -15,6 +15,7 @@ from shared.settings import QuantizationName, ReasoningParserName, Settings, Spe
 from workers.engine.quantization.formats import FORMATS
 from workers.engine.sampling.watermark import GreenListMark, TokenMark, make_mark
 from workers.engine.scheduling.batching_policies import Scheduling
+from workers.engine.tiers.options import TierOptions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,6 +51,7 @@ class EngineConfig:
         threads: CPU threads of one step; None leaves torch's choice.
         tensor_parallel_size: processes among which heads and MLPs are divided; see parallel/.
         special_tokens_in_messages, special_tokens_in_prompts: see `Tokenizer`.
+        tier: where blocks of the KV cache are kept in addition; see tiers/options.py.
     """
 
     model: Path
@@ -79,6 +81,12 @@ class EngineConfig:
     special_tokens_in_messages: bool = False
     special_tokens_in_prompts: bool = True
     watermark: TokenMark = field(default_factory=GreenListMark)
+    tier: TierOptions = field(default_factory=TierOptions)
+
+    @property
+    def step_sizes(self) -> str:
+        """The bounds of a step, from which the sizes of recorded steps follow."""
+        return f"{self.max_num_seqs} {self.max_num_batched_tokens} {self.batch_invariant}"
 
     def tokenizer_options(self) -> dict[str, Any]:
         """Return the options of `Tokenizer`."""
@@ -91,7 +99,8 @@ class EngineConfig:
         common = {f.name for f in fields(cls)} & Settings.model_fields.keys() - {"model", "shared_weights"}
         shared = settings.workers > 1 if settings.shared_weights is None else settings.shared_weights
         given = {name: getattr(settings, name) for name in common}
-        return cls(folder, shared_weights=shared, watermark=make_mark(settings), **given)
+        tier = TierOptions.from_settings(settings)
+        return cls(folder, shared_weights=shared, watermark=make_mark(settings), tier=tier, **given)
 
     def __post_init__(self) -> None:
         counts = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads")
@@ -101,6 +110,8 @@ class EngineConfig:
                 raise ConfigError(f"{name} must be at least 1, got {value}", param=name)
         if self.num_kv_blocks is not None and self.num_kv_blocks < 1:
             raise ConfigError(f"num_kv_blocks must be at least 1, got {self.num_kv_blocks}", param="num_kv_blocks")
+        if self.tier.kind != "off" and not self.prefix_caching:
+            raise ConfigError("kv_tier needs prefix_caching", param="kv_tier")
         for tenant, weight in self.tenant_weights.items():
             if not weight > 0:
                 raise ConfigError(

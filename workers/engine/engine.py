@@ -32,7 +32,7 @@ from workers.engine.parallel.loading import begin_loading
 from workers.engine.request_check import check_request
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
 from workers.engine.scheduling.batching_policies import make_policy
-from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
+from workers.engine.scheduling.scheduler import ScheduledBatch
 from workers.engine.sequence import Sequence
 from workers.engine.sequence_builder import SequenceBuilder
 from workers.engine.speculation.acceptance import DraftedRows, accepted_at_each_place, drafted_rows
@@ -42,6 +42,7 @@ from workers.engine.speculation.speculator import Speculator
 from workers.engine.stage import Stage
 from workers.engine.stats import NO_SPECULATION, EngineStats
 from workers.engine.text.tokenizer import Tokenizer
+from workers.engine.tiers.select import open_tier, scheduler_type
 from workers.engine.token_step import Drawn, StepOutputs, TokenDrawer
 
 _log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class Engine:
 
     Attributes:
         speculator: chooses drafts; None draws one token of each sequence per step.
+        tier: where blocks of the KV cache are kept in addition, if anywhere.
     """
 
     task: Task = "generate"
@@ -93,8 +95,10 @@ class Engine:
             watermark=config.watermark,
         )
         self._pool = BlockPool(num_blocks)
-        self._prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
-        self._scheduler = Scheduler(
+        self.tier = open_tier(config.tier, runner.cache, self._pool, computation, config.step_sizes)
+        own_prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
+        self._prefixes = own_prefixes if self.tier is None else self.tier.prefixes
+        self._scheduler = scheduler_type(self.tier)(
             KVCacheManager(self._pool, config.block_size, self._prefixes),
             config.max_num_seqs,
             config.max_num_batched_tokens,
@@ -217,6 +221,7 @@ class Engine:
             batch_size=self._batch_size,
             batch_tokens=self._batch_tokens,
             speculation=self.speculator.stats() if self.speculator else NO_SPECULATION,
+            tier=self.tier.stats() if self.tier else None,
         )
 
     def step(self) -> list[EngineOutput]:

@@ -15,7 +15,7 @@ from workers.engine.cache_sizing import CacheSize
 from workers.engine.config import EngineConfig
 from workers.engine.execution.cuda_graphs import StepGraphs, graph_sizes
 from workers.engine.execution.device import on_device
-from workers.engine.execution.paged_attention import LayerCache, make_layer_caches
+from workers.engine.execution.paged_attention import LayerCache, layer_caches, make_cache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.cpp_kernels import CppKernels
@@ -34,6 +34,9 @@ class ModelRunner:
     Args:
         graph_sizes: numbers of rows of the steps that are recorded as CUDA graphs, ascending. Larger steps, and all
             steps of a model that cannot be recorded, are launched kernel by kernel.
+
+    Attributes:
+        cache: memory of the KV cache; see `make_cache`.
     """
 
     def __init__(
@@ -43,12 +46,13 @@ class ModelRunner:
         recorded = graph_sizes if model.recordable else ()
         self._model = model
         self._device = model.embedding.device
-        self._caches = make_layer_caches(
+        self.cache = make_cache(
             config.num_layers,
             (size.num_blocks + bool(recorded), config.num_kv_heads, size.block_size, config.head_dim),
             model.embedding.dtype,
             self._device,
         )
+        self._caches = layer_caches(self.cache)
         self._graphs: StepGraphs | None = None
         if recorded:
             self._graphs = self._record(recorded, size, max_num_seqs)

@@ -24,6 +24,31 @@ NO_SPECULATION = SpeculationStats()
 
 
 @dataclass(frozen=True)
+class TierStats:
+    """Counters of the KV tier since the engine started.
+
+    Attributes:
+        queries, hits: tokens looked up in the store, and tokens loaded from it.
+        loaded_bytes, saved_bytes: read and used, and written.
+        load_seconds: time of reading.
+        drops: blocks that were not saved: too many waited, they were overwritten, or the store could not take them.
+        damaged: values that were not what was saved.
+        failures: how often the store has failed.
+        pending: blocks that wait to be saved now.
+    """
+
+    queries: int = 0
+    hits: int = 0
+    loaded_bytes: int = 0
+    saved_bytes: int = 0
+    load_seconds: float = 0.0
+    drops: int = 0
+    damaged: int = 0
+    failures: int = 0
+    pending: int = 0
+
+
+@dataclass(frozen=True)
 class EngineStats:
     """Current numbers of sequences and KV blocks, and counters since the engine started.
 
@@ -35,6 +60,7 @@ class EngineStats:
         block_size: tokens in a KV block; 0 if unknown.
         batch_size, batch_tokens: sequences and tokens that the last step computed; None and 0 if unknown.
         speculation: what became of drafted tokens.
+        tier: what the KV tier did; None without one.
     """
 
     running: int = 0
@@ -49,4 +75,5 @@ class EngineStats:
     batch_size: int | None = None
     batch_tokens: int = 0
     speculation: SpeculationStats = NO_SPECULATION
+    tier: TierStats | None = None
     fault: str = ""

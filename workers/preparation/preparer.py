@@ -58,7 +58,8 @@ class TokenPreparer:
         self._lengths = LengthLimits.from_settings(settings, info.max_model_len)
         self._encoder = PromptEncoder(encoder, info.max_model_len, info.task or "generate")
         self._constraints = constraints
-        self._secret = secrets.token_bytes(32)  # not stored: the prefix cache ends with this process
+        # Not stored: the prefix cache ends with this process. Salts of a KV tier are the same in all workers.
+        self._secret = secrets.token_bytes(32) if settings.kv_tier == "off" else b""
 
     async def prepare(self, active: ActiveRequest) -> EngineRequest | EngineOutput:
         request = active.delivery.request
@@ -101,9 +102,12 @@ class TokenPreparer:
         return await asyncio.wrap_future(self._constraints.start(form))
 
     def _prefix_salt(self, request: Request) -> bytes:
-        """Return the salt that separates cached prefixes: of each tenant, and of each `cache_salt` within it."""
+        """Return the salt that separates cached prefixes: of each tenant, and of each `cache_salt` within it.
+
+        Whatever else changes the keys and values of a request's tokens belongs here too.
+        """
         parts = msgspec.json.encode((request.tenant, request.cache_salt))
-        return hashlib.blake2b(parts, key=self._secret, digest_size=16).digest()
+        return hashlib.blake2b(parts, key=self._secret, digest_size=32).digest()
 
 
 class TextPreparer:

@@ -145,3 +145,30 @@ def speculation(
     spin_briefly()  # as in a worker
     settings = {"quantization": quantization, "threads": threads}
     report(measure_speculation(model, wanted, counts, repeats, stderr, **settings), as_json)
+
+
+@app.command("kv-tier")
+def kv_tier(
+    model: Model = "smollm2",
+    tiers: Annotated[str, typer.Option(help="Comma-separated: disk, redis.")] = "disk,redis",
+    parts: Annotated[
+        str, typer.Option(help="Comma-separated: takeover, chats, batch, long.")
+    ] = "takeover,chats,batch,long",
+    prompt: Annotated[int, typer.Option(min=512, max=4096, help="Tokens of the prompt that is taken over.")] = 2000,
+    quantization: Annotated[
+        Literal["none", "int8", "int4"], typer.Option(help="Quantization of the engine.")
+    ] = "none",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
+    repeats: Repeats = 5,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a takeover with a KV tier against computing, and what the tier costs requests that share nothing."""
+    from headrace.bench.engine.kv_tiers import PARTS, measure_kv_tiers
+    from workers.openmp_env import spin_briefly
+
+    names: Any = names_of("--tiers", tiers, ["disk", "redis"])
+    spin_briefly()  # as in a worker
+    settings = {"quantization": quantization, "threads": threads}
+    wanted = names_of("--parts", parts, PARTS)
+    report(measure_kv_tiers(model, names, wanted, prompt, repeats, seed, stderr, **settings), as_json)

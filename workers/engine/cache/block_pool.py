@@ -17,6 +17,7 @@ class BlockPool:
         self._free = list(range(num_blocks - 1, -1, -1))
         self._free_keyed: OrderedDict[int, None] = OrderedDict()  # free blocks with a key; longest free first
         self._references = [0] * num_blocks
+        self._uses = [0] * num_blocks
         self._keys: dict[int, bytes] = {}
         self._blocks: dict[bytes, int] = {}
 
@@ -26,6 +27,10 @@ class BlockPool:
 
     def num_references(self, block: int) -> int:
         return self._references[block]
+
+    def num_uses(self, block: int) -> int:
+        """Return how often a block was allocated: while it stays the same, a block with a key has its contents."""
+        return self._uses[block]
 
     def is_read_only(self, block: int) -> bool:
         """Return whether no holder may write to the block, because it is shared or can be found by its key."""
@@ -39,6 +44,7 @@ class BlockPool:
             block, _ = self._free_keyed.popitem(last=False)
             del self._blocks[self._keys.pop(block)]
         self._references[block] = 1
+        self._uses[block] += 1
         return block
 
     def share(self, block: int) -> None:

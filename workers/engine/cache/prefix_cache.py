@@ -1,7 +1,7 @@
 """Prefix cache: it finds computed full blocks by a keyed hash of all tokens up to their end.
 
 The first block's key starts from the request's salt: tenants share no blocks, and cannot infer the prompts of
-others from the time to the first token.
+others from the time to the first token. With a KV tier, the same keys name blocks there.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from hashlib import blake2b
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.sequence import Sequence
 
-KEY_BYTES = 16
+KEY_BYTES = 32
 
 
 class PrefixCache:
     """Prefix cache over a block pool.
+
+    Args:
+        secret: of the keyed hash, equal in workers that share blocks; None draws one that no other process has.
 
     Attributes:
         queries: tokens that sequences had yet to compute when they started or resumed.
         hits: how many of them were found.
     """
 
-    def __init__(self, pool: BlockPool, block_size: int) -> None:
+    def __init__(self, pool: BlockPool, block_size: int, secret: bytes | None = None) -> None:
         self._pool = pool
         self._block_size = block_size
-        self._secret = secrets.token_bytes(32)  # keys never leave the process
+        self._secret = secret or secrets.token_bytes(32)
         self.queries = 0
         self.hits = 0
 
@@ -38,11 +41,10 @@ class PrefixCache:
         """
         table = sequence.block_table
         self.queries += sequence.num_uncomputed_tokens
-        scored = sequence.echo is not None and sequence.echo.scored  # scoring needs logits, and so computation
-        if scored or sequence.num_computed_tokens < len(table) * self._block_size:
+        if must_compute(sequence) or sequence.num_computed_tokens < len(table) * self._block_size:
             return 0
         found = 0
-        for key in self._keys(sequence, (sequence.num_tokens - 1) // self._block_size)[len(table) :]:
+        for key in self.keys(sequence, self.most_blocks(sequence))[len(table) :]:
             block = self._pool.find(key)
             if block is None:
                 break
@@ -52,6 +54,10 @@ class PrefixCache:
         sequence.num_computed_tokens += found * self._block_size
         self.hits += found * self._block_size
         return found
+
+    def most_blocks(self, sequence: Sequence) -> int:
+        """Return how many blocks a sequence may reuse; its last token is not in them."""
+        return (sequence.num_tokens - 1) // self._block_size
 
     def undo_reuse(self, sequence: Sequence, found: int) -> None:
         """Revert a call of `reuse` that found so many blocks, because the sequence must wait."""
@@ -65,10 +71,10 @@ class PrefixCache:
         """Make the sequence's full blocks findable, from number `first` on."""
         end = sequence.num_computed_tokens // self._block_size
         if first < end:
-            for block, key in zip(sequence.block_table[first:end], self._keys(sequence, end)[first:], strict=True):
+            for block, key in zip(sequence.block_table[first:end], self.keys(sequence, end)[first:], strict=True):
                 self._pool.register(block, key)
 
-    def _keys(self, sequence: Sequence, count: int) -> list[bytes]:
+    def keys(self, sequence: Sequence, count: int) -> list[bytes]:
         """Return the keys of the first `count` blocks; each is computed once."""
         keys, size = sequence.block_keys, self._block_size
         while len(keys) < count:
@@ -79,3 +85,8 @@ class PrefixCache:
 
     def _digest(self, data: bytes, person: bytes) -> bytes:
         return blake2b(data, key=self._secret, digest_size=KEY_BYTES, person=person).digest()
+
+
+def must_compute(sequence: Sequence) -> bool:
+    """Return whether a sequence cannot reuse blocks: scoring its prompt needs logits, which are not kept."""
+    return sequence.echo is not None and sequence.echo.scored

@@ -52,16 +52,27 @@ class LayerCache:
         return self.keys.shape[3]
 
 
+def make_cache(
+    num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return the uninitialized memory [layers, 2, blocks, kv_heads, block_size, dim] of a cache.
+
+    The system allocates it as blocks are written.
+    """
+    return torch.empty((num_layers, 2, *shape), dtype=dtype, device=device)
+
+
+def layer_caches(cache: Tensor) -> list[LayerCache]:
+    """Return the caches of the layers in the memory from `make_cache`."""
+    _, _, blocks, heads, slots, dim = cache.shape
+    return [LayerCache(keys.view(blocks, heads, dim, slots), values) for keys, values in cache]
+
+
 def make_layer_caches(
     num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
 ) -> list[LayerCache]:
-    """Return uninitialized caches of `shape` [blocks, kv_heads, block_size, dim].
-
-    The system allocates their memory as blocks are written.
-    """
-    cache = torch.empty((num_layers, 2, *shape), dtype=dtype, device=device)
-    blocks, heads, slots, dim = shape
-    return [LayerCache(keys.view(blocks, heads, dim, slots), values) for keys, values in cache]
+    """Return uninitialized caches of `shape` [blocks, kv_heads, block_size, dim]."""
+    return layer_caches(make_cache(num_layers, shape, dtype, device))
 
 
 def write_cache(cache: LayerCache, step: StepInputs, keys: Tensor, values: Tensor) -> None:

@@ -174,6 +174,26 @@ ACCEPTED_TOKENS = _counter(
     VllmName("spec_decode_num_accepted_tokens"),
     VllmName("spec_decode_num_accepted_tokens_per_pos", keep={"position": "position"}),
 )
+ADAPTERS_LOADED = _gauge("adapters_loaded", "LoRA adapters in the worker's memory")
+ADAPTER_LOADS = _counter(
+    "adapter_loads",
+    "LoRA adapters that were loaded into the worker's memory, that could not be loaded (failed), and that left it "
+    "for others (evicted)",
+    ("model", "outcome"),
+)
+ADAPTER_REQUESTS = Declaration(
+    "gauge",
+    "headrace_worker_adapter_requests_info",
+    "Time of the look, in seconds since the epoch; the labels name the LoRA adapters that requests run with, and "
+    "those that requests wait for",
+    ("model", "max", "waiting", "running"),
+    vllm=(
+        VllmName(
+            "lora_requests_info",
+            keep={"max": "max_lora", "waiting": "waiting_lora_adapters", "running": "running_lora_adapters"},
+        ),
+    ),
+)
 BATCH_SIZE = Declaration(
     "histogram", "headrace_worker_batch_size", "Sequences computed by each step", MODEL, POWERS_OF_TWO
 )
@@ -212,4 +232,5 @@ OF_ENGINE = (
     *(RUNNING, WAITING, KV_USAGE, KV_BLOCKS, KV_BLOCKS_USED, KV_INFO, PREEMPTIONS, PREFIX_QUERIES, PREFIX_HITS),
     *(DRAFTS, DRAFT_TOKENS, ACCEPTED_TOKENS, BATCH_SIZE, BATCH_TOKENS, STEP_SECONDS, STEP_AGE),
 )
-WORKER = (*OF_REQUESTS, *OF_ENGINE, CANARIES, STARTUP, LOG_LINES_DROPPED)
+OF_ADAPTERS = (ADAPTERS_LOADED, ADAPTER_LOADS, ADAPTER_REQUESTS)
+WORKER = (*OF_REQUESTS, *OF_ENGINE, *OF_ADAPTERS, CANARIES, STARTUP, LOG_LINES_DROPPED)

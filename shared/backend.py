@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 from shared.accounts.audit_log import AuditLog, MemoryAuditLog, RedisAuditLog
+from shared.adapters.store import AdapterStore, MemoryAdapterStore, RedisAdapterStore
 from shared.dead_letters.memory import MemoryDeadLetters
 from shared.dead_letters.store import DeadLetters, RedisDeadLetters
 from shared.kafka.error_counts import KafkaErrors
@@ -41,7 +42,8 @@ from shared.webhooks.store import RedisWebhooks
 @dataclass(frozen=True)
 class Backend:
     """The queue, its operators' side and its router, the audit log, the token logs, the live messages, the workers,
-    the models of the repository, the splits of traffic, the locks, the dead letters and the webhooks.
+    the models of the repository, the splits of traffic, the LoRA adapters, the locks, the dead letters and the
+    webhooks.
 
     `tracer` is None where tracing is off.
     """
@@ -54,6 +56,7 @@ class Backend:
     registry: Registry
     repository: RepositoryStore
     traffic: TrafficStore
+    adapters: AdapterStore
     router: Router
     locks: Locks
     dead_letters: DeadLetters
@@ -92,6 +95,7 @@ class Backend:
             registry=registry,
             repository=RedisRepositoryStore(server, lease=settings.lease),
             traffic=RedisTrafficStore(server),
+            adapters=RedisAdapterStore(server),
             router=router,
             locks=RedisLocks(server),
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
@@ -125,6 +129,7 @@ class Backend:
             registry=registry,
             repository=MemoryRepositoryStore(live.publish),
             traffic=MemoryTrafficStore(),
+            adapters=MemoryAdapterStore(live.publish),
             router=router,
             locks=MemoryLocks(),
             dead_letters=MemoryDeadLetters(most=settings.dead_letters, ttl=settings.dead_letter_ttl),

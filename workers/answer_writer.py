@@ -10,7 +10,7 @@ import msgspec
 
 from shared.backend import Backend
 from shared.errors import HeadraceError
-from shared.protocol import Recording, RequestState, encode
+from shared.protocol import Recording, RequestState, adapted_fingerprint, encode
 from shared.runtime.retry import until_available
 from shared.token_log.interface import Append
 from workers.active_request import ActiveRequest
@@ -60,11 +60,12 @@ class AnswerWriter:
         terminal, request = append.event.terminal, active.delivery.request
         if not self._most or terminal is None or terminal.state is not RequestState.COMPLETED or request.work:
             return b""
+        adapter = request.adapter
         recording = Recording(
             request=msgspec.structs.replace(request, recorded_prompt=()),
             prompt=active.prompt,
-            fingerprint=self._fingerprint,
-            computation=self._computation,
+            fingerprint=adapted_fingerprint(self._fingerprint, adapter) or "",
+            computation=self._computation | ({} if adapter is None else {"adapter": adapter.digest}),
             runs=active.lease.epoch,
         )
         data = encode(recording)

@@ -90,6 +90,7 @@ async def _serve(settings: Settings) -> bool:
         if settings.mixed_workers == "refuse":
             await ModelClaim.from_settings(backend.locks, info, settings).acquire()
         worker = Worker(info, engine, backend, settings, metrics, notifier=Notifier.from_environment())
+        await worker.adapters.declare(settings.lora_modules)
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
             _log_ready(info, progress)
             return await _run_worker(worker, intake, backend, info, settings)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -51,6 +52,22 @@ OF_REQUEST = (
 )
 
 
+class AdapterLevels(Protocol):
+    """The LoRA adapters of a worker, as metrics show them; see `workers.lora.residents.Residents`."""
+
+    events: Counter[str]
+
+    @property
+    def most(self) -> int: ...
+
+    @property
+    def num_loaded(self) -> int: ...
+
+    def running(self) -> set[str]: ...
+
+    def waiting(self) -> set[str]: ...
+
+
 class WorkerMetrics:
     """Counts, times and levels of the workers of this process.
 
@@ -83,6 +100,8 @@ class WorkerMetrics:
         self._steps = [
             distributions(each) for each in (declared.STEP_SECONDS, declared.BATCH_SIZE, declared.BATCH_TOKENS)
         ]
+        self._adapters: dict[str, AdapterLevels] = {}
+        self._of_adapters = {each.name: values(each) for each in declared.OF_ADAPTERS}
         self.gpus = Gpus()
         GpuMetrics(self.meter, self.gpus)
 
@@ -177,10 +196,15 @@ class WorkerMetrics:
         self._engines[model] = engine
         engine.on_step = partial(_count_step, [family.labels(model) for family in self._steps])
 
+    def watch_adapters(self, model: str, adapters: AdapterLevels) -> None:
+        """Show the LoRA adapters of a worker. They take the place of those of another one of the model."""
+        self._adapters[model] = adapters
+
     def forget(self, model: str) -> None:
         """Remove the levels of a model that this process no longer has; its counts of requests stay."""
         self._engines.pop(model, None)
-        for levels in self._levels.values():
+        self._adapters.pop(model, None)
+        for levels in (*self._levels.values(), *self._of_adapters.values()):
             levels.remove(model)
 
     def _read_engines(self) -> None:
@@ -195,6 +219,18 @@ class WorkerMetrics:
             if stats.block_size:
                 info = self._levels[declared.KV_INFO.name]
                 info.labels(model, str(stats.block_size), str(stats.blocks_total)).set(1)
+
+        for model, adapters in list(self._adapters.items()):
+            self._read_adapters(model, adapters)
+
+    def _read_adapters(self, model: str, adapters: AdapterLevels) -> None:
+        loaded, loads, requests = (self._of_adapters[each.name] for each in declared.OF_ADAPTERS)
+        loaded.labels(model).set(adapters.num_loaded)
+        for outcome, number in adapters.events.items():
+            loads.labels(model, outcome).set(number)
+        names = (",".join(sorted(each)) for each in (adapters.waiting(), adapters.running()))
+        requests.remove(model)
+        requests.labels(model, str(adapters.most), *names).set(time.time())
 
     def _level(self, declaration: Declaration, model: str) -> Value:
         return self._levels[declaration.name].labels(model)

@@ -24,6 +24,7 @@ from workers.active_request import ActiveRequest, group_by_run
 from workers.answer_writer import AnswerWriter
 from workers.departure import Departure
 from workers.engine.interface import EngineLost, EngineOutput, Generator
+from workers.engine.lora.interface import reader_of
 from workers.engine.stage import Stage
 from workers.engine_thread import EngineThread
 from workers.health.canary import Canary
@@ -31,6 +32,7 @@ from workers.health.notifier import NO_SUPERVISOR, Notifier
 from workers.health.watchdog import EngineHung, Watchdog
 from workers.lease_keeper import LeaseKeeper
 from workers.load_meter import LoadMeter, tokens_in_flight
+from workers.lora.service import WorkerAdapters
 from workers.metrics import WorkerMetrics
 from workers.model_claim import ModelClaim
 from workers.preparation.preparer import preparer_for
@@ -53,6 +55,9 @@ class Worker:
         engine: loaded; from now on only this worker uses it.
         notifier: tells the supervisor of this process that it responds.
         sole_request: of a process with several workers, which they share; None for the process' only worker.
+
+    Attributes:
+        adapters: the LoRA adapters of its requests.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Worker:
         self._grace = Grace(settings.grace)
         self._metrics = metrics
         self._preparer = preparer_for(engine, info, settings)
+        self.adapters = WorkerAdapters(reader_of(engine), backend, info, settings, metrics)
         self._answers = AnswerWriter(backend, engine, metrics, recording_bytes=settings.recording_bytes)
         self._starting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -143,6 +149,7 @@ class Worker:
                     tasks.create_task(self._acknowledge()),
                     tasks.create_task(self._leases.run()),
                     tasks.create_task(self._listen_for_cancellations()),
+                    tasks.create_task(self.adapters.run()),
                 ]
                 if self._settings.canary_interval:
                     background.append(tasks.create_task(self._canary.run()))
@@ -198,9 +205,11 @@ class Worker:
         try:
             with Stage("preparation", job_id=active.id, run_id=active.run_id):
                 prepared = await self._preparer.prepare(active)
+                prepared = await self.adapters.attach(prepared, active)
         except HeadraceError as error:
             prepared = EngineOutput(active.run_id, finished=True, error=error)
         if self._by_job.get(active.id) is not active:  # it was cancelled or lost in the meantime
+            self.adapters.release(active.run_id)
             return
         if isinstance(prepared, EngineOutput):
             await self._append([(active, [prepared])])
@@ -295,6 +304,7 @@ class Worker:
         """Remove a request, whose run has the `outcome` if no terminal event ended it."""
         active = self._by_job.pop(job_id, None)
         if active is not None:
+            self.adapters.release(active.run_id)
             active.spans.end(outcome)
             if active.deadline_timer is not None:
                 active.deadline_timer.cancel()

@@ -23,13 +23,13 @@ from producer_api.admission.model_catalog import ModelCatalog
 from producer_api.admission.publisher import Publisher
 from producer_api.admission.request_control import RequestControl
 from producer_api.admission.shadow_copies import ShadowCopies
-from producer_api.admission.traffic import as_recorded, direction_for, placed, version_of
+from producer_api.admission.traffic import alike, as_recorded, direction_for, placed
 from producer_api.admission.turn import with_turn
 from producer_api.auth.principal import Principal
 from producer_api.metering.rate_limiter import RateLimiter
 from shared.backend import Backend
 from shared.errors import HeadraceError, NotFound, Unavailable
-from shared.protocol import Request, RequestState
+from shared.protocol import Request, RequestState, adapted_fingerprint
 from shared.redis.keys import notify_channel
 from shared.settings import Settings
 from shared.token_log.interface import Adoption, Keepsake, RequestRecord
@@ -178,7 +178,7 @@ class Gateway:
         try:
             for number, draft in enumerate(rest, 1):
                 own = derived_seed(request.params.seed, number) if seed is None else seed
-                like_first = with_turn_of(request, placed(draft, request.model, version_of(request)))
+                like_first = with_turn_of(request, alike(draft, request))
                 made = await self.submit_derived(
                     like_first, job_id=derived_id(request.id, number), seed=own, principal=principal
                 )
@@ -298,9 +298,9 @@ class Gateway:
         async with redis_deadline():
             return await self._catalog.any_model()
 
-    async def fingerprint(self, model: str) -> str | None:
-        """Return the fingerprint of a model's weights and settings; None while no worker has announced one."""
-        return await self._catalog.fingerprint(model)
+    async def fingerprint(self, request: Request | RequestRecord) -> str | None:
+        """Return the fingerprint of what computes a request; None while no worker has announced one."""
+        return adapted_fingerprint(await self._catalog.fingerprint(request.model), request.adapter)
 
     async def _fit(self, request: Request) -> Request:
         """Run the checks that depend on the models being served; see `fit_to_model`."""

@@ -12,6 +12,8 @@ import msgspec
 
 from producer_api.admission.deadline import redis_deadline
 from producer_api.admission.model_state import ModelState, refusal_of, state_of, waiting
+from shared.adapters.adapter import Adapter
+from shared.adapters.store import KnownAdapters
 from shared.backend import Backend
 from shared.errors import HeadraceError, ModelNotFound, Unavailable
 from shared.models.model_store import ModelRepository, embedding_name
@@ -43,6 +45,7 @@ class Snapshot:
     Attributes:
         models: that workers have announced.
         listed: models of this installation's settings, which are known before any worker starts.
+        adapters: registered LoRA adapters by name.
         closed: the gates of queues that are paused or draining, of the default model and of those in splits.
     """
 
@@ -52,12 +55,13 @@ class Snapshot:
     asleep: frozenset[str]
     repository: dict[str, ModelStatus]
     traffic: Traffic
+    adapters: Mapping[str, Adapter]
     closed: Mapping[str, Gate]
     taken: float
 
     @cached_property
     def served(self) -> dict[str, ModelInfo]:
-        """The models themselves by name, without the names that are only split."""
+        """The models themselves by name, without the names that are only split, and without adapters."""
         known = {info.name: info for info in self.models}
         for status in self.repository.values():
             known.setdefault(status.name, _unannounced(status.name, status.task))
@@ -69,16 +73,23 @@ class Snapshot:
 
     @cached_property
     def aliases(self) -> dict[str, str]:
-        """The first model of each name that is only split."""
+        """The first model of each name that is only split, and the base model of each adapter."""
         splits = self.traffic.splits.items()
-        return {name: split.branches[0].model for name, split in splits if name not in self.served}
+        found = {name: split.branches[0].model for name, split in splits}
+        found |= {name: adapter.base for name, adapter in self.adapters.items() if name not in found}
+        return {name: model for name, model in found.items() if name not in self.served}
 
     @cached_property
     def known(self) -> dict[str, ModelInfo]:
-        """All models that a request may name; one that is only split has the properties of its first model."""
+        """All models that a request may name.
+
+        One that is only split has the properties of its first model, an adapter those of its base model.
+        """
         known = dict(self.served)
         for name, model in self.aliases.items():
             known[name] = msgspec.structs.replace(known.get(model, _unannounced(name)), name=name)
+            if (adapter := self.adapters.get(name)) is not None:
+                known[name] = msgspec.structs.replace(known[name], created=adapter.created)
         return known
 
 
@@ -105,6 +116,7 @@ class ModelCatalog:
         self._repository = backend.repository
         self._traffic = backend.traffic
         self._queues = backend.queues
+        self._adapters = KnownAdapters(backend.adapters if settings.lora_dir is not None else None)
         self.served_model = "" if settings.model == NO_MODEL else ModelRepository(settings).served_name
         self.embedding_model = embedding_name(settings)
         embedding = [_unannounced(self.embedding_model, "embed")] if self.embedding_model is not None else []
@@ -122,17 +134,26 @@ class ModelCatalog:
         async with self._reading:
             now = asyncio.get_running_loop().time()
             if self._snapshot is None or now - self._snapshot.taken > life:
-                models, workers, asleep, statuses, traffic = await asyncio.gather(
+                models, workers, asleep, statuses, traffic, adapters = await asyncio.gather(
                     self._registry.models(),
                     self._registry.workers(),
                     self._registry.asleep(),
                     self._repository.statuses(),
                     self._traffic.traffic(),
+                    self._adapters.get(life),
                 )
                 repository = self._remembered(statuses, now)
                 closed = await self._closed(traffic)
                 self._snapshot = Snapshot(
-                    tuple(models), self._listed, tuple(workers), asleep, repository, traffic, closed, now
+                    models=tuple(models),
+                    listed=self._listed,
+                    workers=tuple(workers),
+                    asleep=asleep,
+                    repository=repository,
+                    traffic=traffic,
+                    adapters=adapters,
+                    closed=closed,
+                    taken=now,
                 )
             return self._snapshot
 
@@ -161,8 +182,12 @@ class ModelCatalog:
         return sorted((await self.snapshot()).known.values(), key=lambda info: info.name)
 
     async def aliases(self) -> dict[str, str]:
-        """Return the first model of each name that is only split. Raises Unavailable."""
+        """Return the first model of each name that is only split, and each adapter's base. Raises Unavailable."""
         return (await self.snapshot()).aliases
+
+    async def adapters(self) -> Mapping[str, Adapter]:
+        """Return the registered LoRA adapters by name. Raises Unavailable."""
+        return (await self.snapshot()).adapters
 
     async def served(self) -> list[ModelInfo]:
         """Return the models themselves, without the names that are only split."""
@@ -179,6 +204,7 @@ class ModelCatalog:
     def forget_snapshot(self) -> None:
         """Read the registry again at the next call, so that it sees a change that was just made."""
         self._snapshot = None
+        self._adapters.forget()
 
     async def find(self, name: str) -> ModelInfo:
         """Return the model of that name.
@@ -251,6 +277,7 @@ class ModelCatalog:
             *(info.name for info in self._listed),
             *(worker.model for worker in snapshot.workers),
             *snapshot.repository,
+            *snapshot.adapters,  # which need their names
         }
         return served.pop() if len(served) == 1 else None
 
@@ -270,8 +297,11 @@ class ModelCatalog:
         return ready
 
     async def workers(self, model: str) -> list[WorkerInfo]:
-        """Return the living workers of one model. Raises Unavailable."""
-        return [worker for worker in (await self.snapshot()).workers if worker.model == model]
+        """Return the living workers of one model, or of an adapter's base model. Raises Unavailable."""
+        snapshot = await self.snapshot()
+        adapter = snapshot.adapters.get(model) if model not in snapshot.served else None
+        name = model if adapter is None else adapter.base
+        return [worker for worker in snapshot.workers if worker.model == name]
 
     async def asleep(self) -> frozenset[str]:
         """Return the models that were put to sleep. Raises Unavailable."""

@@ -111,6 +111,7 @@ class ShadowCopies:
             without_target(original),
             id=derived_id(original.id, SHADOW_NUMBER),
             work=work,
+            adapter=None,
             priority=PriorityClass.BATCH,
             tenant=SHADOW_TENANT,
             user="",

@@ -1,15 +1,16 @@
-"""The model that an admitted request goes to, and the copies of it, by the rules for the name that it asks for."""
+"""The model and adapter that an admitted request goes to, and the copies of it, by the name that it asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
 from producer_api.admission.idempotency import Identity
-from producer_api.admission.model_catalog import ModelCatalog
+from producer_api.admission.model_catalog import MISS_LIFE_S, ModelCatalog
 from producer_api.auth.principal import Principal
+from shared.adapters.adapter import Adapter
 from shared.protocol import Infer, Request, SequenceStep
 from shared.repository.traffic.rules import Shadow, Split
 from shared.token_log.interface import RequestRecord
@@ -21,12 +22,14 @@ class Direction:
 
     Attributes:
         closed: models whose queues are paused or draining.
+        adapters: registered LoRA adapters by name.
     """
 
     principal: Principal
     split: Split | None = None
     shadow: Shadow | None = None
     closed: Collection[str] = ()
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     def complete(self, draft: Request, timeout_s: float | None, identity: Identity) -> Request:
         """Return `draft` with its identity, for the model and version that serve it. Raises as `apply` does."""
@@ -39,13 +42,13 @@ class Direction:
         PermissionDenied if the caller may not use the model.
         """
         if self.split is None:
-            return request
+            return adapted(request, self.adapters)
         value = self._value(request)
         branch = self.split.choose(value)
         if branch.model in self.closed and sequence_of(request) is None:  # the steps of a sequence share state
             branch = self.split.instead(value, self._open_models()) or branch
         self.principal.check_model(branch.model)
-        return placed(request, branch.model, branch.version)
+        return adapted(placed(request, branch.model, branch.version), self.adapters)
 
     def _open_models(self) -> set[str]:
         """Return the models of the split whose queues are open, and that the caller may use."""
@@ -79,8 +82,12 @@ def _unit(request: Request) -> str:
 async def direction_for(catalog: ModelCatalog, name: str, principal: Principal) -> Direction:
     """Return the rules for a name. Raises Unavailable."""
     snapshot = await catalog.snapshot()
+    if name not in snapshot.known:  # an adapter may have been registered a moment ago, by another process
+        snapshot = await catalog.snapshot(MISS_LIFE_S)
     traffic = snapshot.traffic
-    return Direction(principal, traffic.splits.get(name), traffic.shadows.get(name), snapshot.closed)
+    return Direction(
+        principal, traffic.splits.get(name), traffic.shadows.get(name), snapshot.closed, snapshot.adapters
+    )
 
 
 async def direct(
@@ -95,7 +102,7 @@ async def direct(
     """
     direction = await direction_for(catalog, drafts[0].model, principal)
     first = direction.apply(msgspec.structs.replace(drafts[0], id=job_id))
-    return [placed(draft, first.model, version_of(first)) for draft in drafts]
+    return [alike(draft, first) for draft in drafts]
 
 
 def placed(request: Request, model: str, version: str) -> Request:
@@ -106,9 +113,25 @@ def placed(request: Request, model: str, version: str) -> Request:
     return msgspec.structs.replace(request, model=model, work=work)
 
 
+def alike(draft: Request, first: Request) -> Request:
+    """Return a draft for the model, version and adapter of the first of those that belong together."""
+    return msgspec.structs.replace(placed(draft, first.model, version_of(first)), adapter=first.adapter)
+
+
+def adapted(request: Request, adapters: Mapping[str, Adapter]) -> Request:
+    """Return the request for the base model if it names an adapter, with that adapter if it asks for text."""
+    adapter = adapters.get(request.model)
+    if adapter is None:
+        return request
+    ref = adapter.ref if request.work is None else None  # tokens and embeddings are those of the base model
+    return msgspec.structs.replace(request, model=adapter.base, adapter=ref)
+
+
 def as_recorded(request: Request, record: RequestRecord | None) -> Request:
-    """Return a request whose admission was interrupted for the model that it was for then."""
-    return request if record is None else msgspec.structs.replace(request, model=record.model)
+    """Return a request whose admission was interrupted for the model and adapter that it was for then."""
+    if record is None:
+        return request
+    return msgspec.structs.replace(request, model=record.model, adapter=record.adapter)
 
 
 def sequence_of(request: Request) -> SequenceStep | None:

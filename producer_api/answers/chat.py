@@ -43,7 +43,7 @@ def completion(
     return ChatCompletion(
         id=completion_id(request),
         created=int(request.created_at),
-        model=request.model,
+        model=request.named_model,
         choices=[
             Choice(
                 index,
@@ -108,7 +108,7 @@ class ChatFraming:
         self._chunk = Chunk(
             completion_id(request),
             int(request.created_at),
-            request.model,
+            request.named_model,
             [],
             system_fingerprint=fingerprint,
             usage=usage,

@@ -43,7 +43,12 @@ def text_completion(
     first = requests[0]
     usage = Usage.from_usage(terminal.usage)
     return Completion(
-        completion_id(first), int(first.created_at), first.model, choices, usage, system_fingerprint=fingerprint
+        completion_id(first),
+        int(first.created_at),
+        first.named_model,
+        choices,
+        usage,
+        system_fingerprint=fingerprint,
     )
 
 
@@ -123,7 +128,12 @@ class TextFraming:
         self._offsets = [0] * (len(requests) * self._n)
         usage = None if form.include_usage else msgspec.UNSET
         self._chunk = Completion(
-            completion_id(first), int(first.created_at), first.model, [], usage, system_fingerprint=fingerprint
+            completion_id(first),
+            int(first.created_at),
+            first.named_model,
+            [],
+            usage,
+            system_fingerprint=fingerprint,
         )
         self._encode = msgspec.json.Encoder().encode
 

@@ -54,7 +54,7 @@ async def submitted(context: Context, admission: Admission) -> Job:
             return await find(context, made.id, made.tenant)
     return Job(
         id=made.id,
-        model=made.model,
+        model=made.named_model,
         priority=made.priority.value,
         state="queued",
         created_at=made.created_at,
@@ -79,7 +79,7 @@ async def describe(context: Context, record: RequestRecord) -> Job:
     """Return the job of a record, with its answer once it has ended. Raises Unavailable."""
     if record.state.terminal:
         answer = await read_all(context.backend.token_log, record.id)
-        job = Job.ended(record, answer, await context.gateway.fingerprint(record.model))
+        job = Job.ended(record, answer, await context.gateway.fingerprint(record))
     else:
         job = Job.from_record(record, await context.request_control.outlook(record))
     job.webhook = await webhook_status(context, record.id)

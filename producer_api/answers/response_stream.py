@@ -68,7 +68,7 @@ def response_id_of(job_id: str) -> str:
 def with_identity(response: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
     """Return the response with the id, the model and the creation time of its admitted request."""
     return msgspec.structs.replace(
-        response, id=response_id_of(request.id), model=request.model, created_at=int(request.created_at)
+        response, id=response_id_of(request.id), model=request.named_model, created_at=int(request.created_at)
     )
 
 

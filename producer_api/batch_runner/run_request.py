@@ -55,7 +55,7 @@ async def run(services: BatchServices, body: ParsedBody, *, job_id: str, seed: i
         except (NotFound, Unavailable):  # an answer expired unread, or its request was lost before it began
             await asyncio.sleep(RETRY_DELAY_S)
             continue
-        return body.word(requests, answer, await services.gateway.fingerprint(requests[0].model))
+        return body.word(requests, answer, await services.gateway.fingerprint(requests[0]))
 
 
 async def _run(services: BatchServices, draft: Request, job_id: str, seed: int, principal: Principal) -> Request:

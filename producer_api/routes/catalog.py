@@ -22,6 +22,7 @@ from producer_api.routes import (
     kserve,
     kserve_infer,
     kserve_repository,
+    lora,
     metrics,
     models,
     openapi,
@@ -54,6 +55,7 @@ IN_MEMORY = (
     *kserve.ENDPOINTS,
     *kserve_infer.ENDPOINTS,
     *kserve_repository.ENDPOINTS,
+    *lora.ENDPOINTS,
     *kserve.LAST_ENDPOINTS,
     *task.ENDPOINTS,
 )
@@ -66,6 +68,7 @@ ADMIN = (
     *jobs.ADMIN_ENDPOINTS,
     *sleep.ADMIN_ENDPOINTS,
     *kserve_repository.CONTROL_ENDPOINTS,
+    *lora.ENDPOINTS,
     *repository.ADMIN_ENDPOINTS,
     *traffic.ADMIN_ENDPOINTS,
     *admin_overview.ADMIN_ENDPOINTS,

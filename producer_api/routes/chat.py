@@ -65,7 +65,7 @@ async def answer(
             return Response(status_code=204)
         prompt_tokens = record.prompt_tokens
     form = AnswerForm.from_body(body)
-    fingerprint = await context.gateway.fingerprint(admitted.model)
+    fingerprint = await context.gateway.fingerprint(admitted)
     if not stream:
         return await reply.complete(request, partial(completion, admitted, form=form, fingerprint=fingerprint))
     framing = ChatFraming(

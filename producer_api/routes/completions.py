@@ -43,7 +43,7 @@ async def answer(context: Context, request: Request, caller: Principal, body: Co
     )
     requests = admission.requests
     reply = Reply(context, request.state.facts, admission, detached=key is not None)
-    fingerprint = await context.gateway.fingerprint(admission.request.model)
+    fingerprint = await context.gateway.fingerprint(admission.request)
     if not stream:
         return await reply.complete(request, partial(text_completion, requests, form=form, fingerprint=fingerprint))
     prompt_tokens = [0] * len(requests)

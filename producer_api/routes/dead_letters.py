@@ -67,7 +67,7 @@ async def replay(
     )
     try:
         letter = await _find(context, letter_id, caller, owner)
-        draft = without_target(msgspec.structs.replace(letter.request, deadline=None))
+        draft = without_target(msgspec.structs.replace(letter.request.as_named(), deadline=None))
     except NotFound:  # replayed before, perhaps under this key
         if key is None or (before := await context.gateway.find_by_key(key, owner)) is None:
             raise
@@ -89,7 +89,7 @@ async def _find(context: Context, letter_id: str, caller: Principal, owner: str 
     if letter is None or owner not in (None, letter.request.tenant):
         raise NotFound(f"there is no dead letter {letter_id[:64]!r}")
     if owner is None:
-        caller.check_model(letter.request.model)
+        caller.check_model(letter.request.named_model)
     return letter
 
 
@@ -99,7 +99,7 @@ async def _visible(context: Context, after: str, caller: Principal, owner: str |
         async with redis_deadline():
             page = await context.backend.dead_letters.list(after=after, most=PAGE_SIZE)
         for letter in page:
-            if caller.may_use(letter.request.model) if owner is None else owner == letter.request.tenant:
+            if caller.may_use(letter.request.named_model) if owner is None else owner == letter.request.tenant:
                 yield letter
         if len(page) < PAGE_SIZE:
             return

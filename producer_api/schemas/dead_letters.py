@@ -34,7 +34,7 @@ class Letter(msgspec.Struct, kw_only=True):
         return cls(
             id=letter.id,
             tenant=request.tenant,
-            model=request.model,
+            model=request.named_model,
             priority=request.priority.value,
             created_at=request.created_at,
             at=letter.at,
@@ -60,7 +60,7 @@ def as_submitted(request: Request) -> dict[str, Any]:
     if isinstance(request.work, EncoderWork):
         return {"model": request.model, **_encoder_fields(request, request.work)}
     given: dict[str, Any] = {"messages": request.messages} if request.prompt is None else {"prompt": request.prompt}
-    fields = {"model": request.model, **given, "priority": request.priority.value}
+    fields = {"model": request.named_model, **given, "priority": request.priority.value}
     params = msgspec.structs.replace(request.params, echo=False)
     body: dict[str, Any] = msgspec.to_builtins(fields | msgspec.to_builtins(params))
     return body

@@ -50,7 +50,9 @@ class JobRecording(msgspec.Struct, kw_only=True):
 
     @classmethod
     def from_recording(cls, job_id: str, recording: Recording, answer: Answer) -> JobRecording:
-        request = msgspec.structs.replace(recording.request, id="", tenant="default", created_at=0.0, deadline=None)
+        request = msgspec.structs.replace(
+            recording.request.as_named(), id="", tenant="default", created_at=0.0, deadline=None
+        )
         return cls(
             job_id=job_id,
             model=request.model,
@@ -88,5 +90,6 @@ class RecordedRequest(Body):
             tenant=tenant,
             deadline=None,
             created_at=0.0,
+            adapter=None,  # admission finds that of the name
             version=PROTOCOL_VERSION,
         )

@@ -191,7 +191,7 @@ def _job_end(record: RequestRecord) -> WorkEnd | None:
     data = {
         "id": record.id,
         "object": "job",
-        "model": record.model,
+        "model": record.named_model,
         "state": record.state.value,
         "created_at": record.created_at,
         "finished_at": record.finished_at,

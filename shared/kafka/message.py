@@ -7,13 +7,15 @@ Reference: CloudEvents 1.0.2, "Kafka Protocol Binding", and W3C "Trace Context".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Any, Protocol
 
 import msgspec
 from pydantic import Field
 
+from shared.adapters.adapter import Adapter
 from shared.errors import (
     DeadlineExceeded,
     HeadraceError,
@@ -171,13 +173,21 @@ def api_record(request: Request) -> Outgoing:
 
 
 def read_request(
-    record: Record, model: ModelInfo, limits: Limits, most_bytes: int, now: float, *, any_name: bool = False
+    record: Record,
+    model: ModelInfo,
+    limits: Limits,
+    most_bytes: int,
+    now: float,
+    *,
+    any_name: bool = False,
+    adapters: Mapping[str, Adapter] = MappingProxyType({}),
 ) -> Order:
     """Decode and validate a record of a topic of `model`.
 
     Args:
         now: the server's time.
         any_name: the record may name any model, or none; its topic decides.
+        adapters: registered LoRA adapters by name; those of the model may be named in its topic.
 
     Raises InvalidRequest (or a subclass), ModelNotFound, PayloadTooLarge, UnsupportedMediaType, DeadlineExceeded.
     """
@@ -191,7 +201,10 @@ def read_request(
     event_id = _check_event(record)
     body = validate(record.value, KafkaRequest, strict_fields=limits.strict_fields)
     request = _complete(body, record, event_id, now)
-    if any_name:
+    adapter = adapters.get(request.model)
+    if adapter is not None and adapter.base == model.name:
+        request = msgspec.structs.replace(request, model=model.name, adapter=adapter.ref)
+    elif any_name:
         request = msgspec.structs.replace(request, model=model.name)
     if request.model != model.name:
         raise ModelNotFound(f"model must be {model.name} in this topic", param="model")

@@ -195,6 +195,26 @@ KV_TIER_DAMAGED = _counter(
 )
 KV_TIER_FAILURES = _counter("kv_tier_failures", "Calls of the KV tier that failed or were late")
 KV_TIER_PENDING = _gauge("kv_tier_pending", "Blocks that wait to be saved in the KV tier")
+ADAPTERS_LOADED = _gauge("adapters_loaded", "LoRA adapters in the worker's memory")
+ADAPTER_LOADS = _counter(
+    "adapter_loads",
+    "LoRA adapters that were loaded into the worker's memory, that could not be loaded (failed), and that left it "
+    "for others (evicted)",
+    ("model", "outcome"),
+)
+ADAPTER_REQUESTS = Declaration(
+    "gauge",
+    "headrace_worker_adapter_requests_info",
+    "Time of the look, in seconds since the epoch; the labels name the LoRA adapters that requests run with, and "
+    "those that requests wait for",
+    ("model", "max", "waiting", "running"),
+    vllm=(
+        VllmName(
+            "lora_requests_info",
+            keep={"max": "max_lora", "waiting": "waiting_lora_adapters", "running": "running_lora_adapters"},
+        ),
+    ),
+)
 BATCH_SIZE = Declaration(
     "histogram", "headrace_worker_batch_size", "Sequences computed by each step", MODEL, POWERS_OF_TWO
 )
@@ -238,4 +258,5 @@ OF_ENGINE = (
     *(DRAFTS, DRAFT_TOKENS, ACCEPTED_TOKENS, BATCH_SIZE, BATCH_TOKENS, STEP_SECONDS, STEP_AGE),
     *OF_TIER,
 )
-WORKER = (*OF_REQUESTS, *OF_ENGINE, CANARIES, STARTUP, LOG_LINES_DROPPED)
+OF_ADAPTERS = (ADAPTERS_LOADED, ADAPTER_LOADS, ADAPTER_REQUESTS)
+WORKER = (*OF_REQUESTS, *OF_ENGINE, *OF_ADAPTERS, CANARIES, STARTUP, LOG_LINES_DROPPED)

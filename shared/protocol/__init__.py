@@ -31,6 +31,7 @@ from shared.protocol.marks import Backlog, RunMark, Stay
 from shared.protocol.recording import Recording
 from shared.protocol.request import (
     PROTOCOL_VERSION,
+    AdapterRef,
     DescribeTokenizer,
     Detokenize,
     Embed,
@@ -51,6 +52,7 @@ from shared.protocol.request import (
     Tools,
     VectorType,
     Work,
+    adapted_fingerprint,
 )
 from shared.protocol.tensors import DATA_TYPES, ITEM_BYTES, DataType, Infer, Parameter, SequenceStep, Tensor
 from shared.protocol.waiting import Outlook, Ticket
@@ -59,6 +61,7 @@ __all__ = [
     "DATA_TYPES",
     "ITEM_BYTES",
     "PROTOCOL_VERSION",
+    "AdapterRef",
     "Backlog",
     "CallDelta",
     "DataType",
@@ -102,6 +105,7 @@ __all__ = [
     "Usage",
     "VectorType",
     "Work",
+    "adapted_fingerprint",
     "count_reasoning",
     "decode_event",
     "decode_recording",

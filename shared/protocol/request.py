@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Literal
 
@@ -264,6 +265,21 @@ class DescribeTokenizer(msgspec.Struct, frozen=True, tag="describe_tokenizer"):
     """Configuration of the model's tokenizer; it needs neither messages nor a prompt."""
 
 
+class AdapterRef(msgspec.Struct, frozen=True):
+    """The LoRA adapter that a request was admitted for: its name, its folder, and the digest of its contents."""
+
+    name: str
+    path: str
+    digest: str
+
+
+def adapted_fingerprint(base: str | None, adapter: AdapterRef | None) -> str | None:
+    """Return the fingerprint of a model with an adapter, given that of the model, if it is known."""
+    if base is None or adapter is None:
+        return base
+    return f"fp_{hashlib.blake2b(f'{base} {adapter.digest}'.encode(), digest_size=6).hexdigest()}"
+
+
 Work = EncoderWork | Infer | Tokenize | Detokenize | DescribeTokenizer
 
 
@@ -279,7 +295,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rather than its answer cut at the context's end. `ttft_target` is how many seconds after `created_at` its first
     token is wanted; with `refuse_late` it is refused if it is not expected to start by then. The queue adds
     its `stay` in a lane. `traceparent` is the W3C trace context of the span that queued it. `recorded_prompt` has
-    the token ids of the prompt of a recorded request that is run again.
+    the token ids of the prompt of a recorded request that is run again. `adapter` is the LoRA adapter of `model`
+    that admission found under the name that the client gave.
     """
 
     id: str
@@ -294,6 +311,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tools: Tools | None = None
     work: Work | None = None
     recorded_prompt: tuple[int, ...] = ()
+    adapter: AdapterRef | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     user: str = ""
@@ -304,6 +322,20 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stay: Stay | None = None
     traceparent: str = ""
     version: int = PROTOCOL_VERSION
+
+    @property
+    def named_model(self) -> str:
+        """Return the model as the client named it: its adapter, or the model."""
+        return self.model if self.adapter is None else self.adapter.name
+
+    @property
+    def cache_scope(self) -> tuple[str, ...]:
+        """Return what separates cached prefixes: only requests with an equal scope may share them."""
+        return (self.tenant, self.cache_salt, *(() if self.adapter is None else (self.adapter.digest,)))
+
+    def as_named(self) -> Request:
+        """Return the request for the model as the client named it, as it was before admission."""
+        return msgspec.structs.replace(self, model=self.named_model, adapter=None)
 
     @property
     def prompt_param(self) -> str:

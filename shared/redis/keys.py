@@ -43,6 +43,8 @@ request's state and log another.
 | loads | set per version that is loaded: the workers that load it | worker: begin, end | empty, or a day |
 | REPOSITORY_PREFIX | JSON per worker: the statuses of its models | worker: report | as its heartbeat |
 | SPLITS, SHADOWS | hashes by name: where its traffic goes, and copies of it | API | removed |
+| ADAPTERS | hash by name: LoRA adapters that requests may name | worker: register; API: remove | removed |
+| adapter_result | JSON per order to load an adapter | worker: answer | an hour |
 | shadow_pairs | list per name: requests and their copies | API | a week after the last, 1,000 entries |
 | REPOSITORY_WORKERS | set of the ids | the same | a reader finds the entry gone |
 | LEDGER, limit | hashes and sorted set of open and ended requests; usage per limit | API | recorded; window ends |
@@ -76,6 +78,7 @@ ORDERS = ("hr:{repository}:orders", "hr:{repository}:order-ids")
 REPOSITORY_WORKERS = "hr:{repository}:workers"
 REPOSITORY_PREFIX = "hr:{repository}:of:"  # followed by the id of a worker
 SPLITS, SHADOWS = "hr:{traffic}:splits", "hr:{traffic}:shadows"
+ADAPTERS = "hr:{adapters}:known"
 REPOSITORY_WAKE = "hr:{repository}:wake"  # tells the workers that an order was placed
 CACHED_MODELS = 256
 STATES = "hr:{req_*}:state"  # matches all states
@@ -190,6 +193,15 @@ def model(name: str) -> str:
 
 def shadow_pairs(name: str) -> str:
     return f"hr:{{traffic}}:pairs:{name}"
+
+
+def adapter_orders(model_name: str) -> str:
+    """Return the channel that carries the orders to load and unload adapters of a model."""
+    return f"hr:{{adapters}}:orders:{model_name}"
+
+
+def adapter_result(order_id: str) -> str:
+    return f"hr:{{adapters}}:result:{order_id}"
 
 
 def order_result(order_id: str) -> str:

@@ -1,7 +1,7 @@
 """Traits of a request, which policies use.
 
-A front end has no tokenizer, so a prefix is a digest of text. Digests are salted by tenant and `cache_salt`, as the
-prefix caches of workers are.
+A front end has no tokenizer, so a prefix is a digest of text. Digests are salted by tenant, `cache_salt` and
+adapter, as the prefix caches of workers are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DIGEST_BYTES = 8
 
 def traits_of(request: Request, routing_key: RoutingKey) -> RequestTraits:
     """Return the traits of a request; `routing_key` is what consistent hashing keeps together."""
-    salt = _digest(msgspec.json.encode((request.tenant, request.cache_salt)))
+    salt = _digest(msgspec.json.encode(request.cache_scope))
     return RequestTraits(token_estimate(request), _key(request, routing_key, salt), _prefixes(request, salt))
 
 

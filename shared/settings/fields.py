@@ -15,6 +15,7 @@ from shared.plans import Plans, Windows
 from shared.settings.engine_fields import EngineFields
 from shared.settings.health_fields import HealthFields
 from shared.settings.length_fields import LengthFields
+from shared.settings.lora_fields import LoraFields
 from shared.settings.observability_fields import ObservabilityFields
 from shared.settings.repository_fields import RepositoryFields
 from shared.settings.routing_fields import RoutingFields
@@ -36,6 +37,7 @@ class Settings(
     RoutingFields,
     LengthFields,
     RepositoryFields,
+    LoraFields,
     EngineFields,
     RuntimeFields,
 ):

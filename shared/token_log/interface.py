@@ -11,6 +11,7 @@ import msgspec
 
 from shared.errors import DeadlineExceeded, HeadraceError, RequestLost
 from shared.protocol import (
+    AdapterRef,
     PriorityClass,
     Recording,
     Request,
@@ -44,6 +45,12 @@ class RequestRecord:
     completion_tokens: int = 0
     source: str = ""  # the Kafka record that it came from
     finish: str = ""  # finish reason of its last choice, or an error code
+    adapter: AdapterRef | None = None  # of its model
+
+    @property
+    def named_model(self) -> str:
+        """Return the model as the client named it: its adapter, or the model."""
+        return self.model if self.adapter is None else self.adapter.name
 
     @property
     def ticket(self) -> Ticket:

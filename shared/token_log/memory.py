@@ -133,6 +133,7 @@ class MemoryTokenLog:
             state=RequestState.QUEUED,
             created_at=request.created_at,
             deadline=request.deadline,
+            adapter=request.adapter,
         )
         answer = self._answers[request.id] = MemoryAnswer(record, self._clock() + self._request_ttl)
         return answer

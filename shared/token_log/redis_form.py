@@ -5,9 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from shared.numbers import finite
-from shared.protocol import PriorityClass, Request, RequestState, TokenEvent, decode_event
+from shared.protocol import AdapterRef, PriorityClass, Request, RequestState, TokenEvent, decode_event
 from shared.token_log.interface import RequestRecord
+
+_decode_adapter = msgspec.json.Decoder(AdapterRef).decode
 
 
 def decode_entry(fields: Sequence[bytes]) -> TokenEvent:
@@ -38,6 +42,8 @@ def request_fields(request: Request) -> list[str]:
     }
     if request.deadline is not None:
         fields["deadline"] = f"{request.deadline:.6f}"
+    if request.adapter is not None:
+        fields["adapter"] = msgspec.json.encode(request.adapter).decode()
     return [part for pair in fields.items() for part in pair]
 
 
@@ -83,4 +89,5 @@ def to_record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         completion_tokens=int(fields[b"seq"]) - state.terminal,
         source=fields.get(b"source", b"").decode(),
         finish=fields.get(b"finish", b"").decode(),
+        adapter=_decode_adapter(fields[b"adapter"]) if b"adapter" in fields else None,
     )

@@ -179,6 +179,7 @@ def references(node: object) -> Iterator[str]:
 
 
 INFERENCE = ("/infer", "/generate", "/generate_stream")
+ADAPTERS = {f"/v1/{action}_lora_adapter" for action in ("load", "unload")}
 ORDERS = {f"/v2/repository/models/{{name}}/{action}" for action in ("load", "unload")}
 POOLING_PATHS = {"/classify", "/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"}
 
@@ -211,6 +212,7 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/dead-letters/{letter_id}/replay",
         "/v1/models",
         "/v1/models/{name}",
+        *ADAPTERS,
         "/v1/files",
         "/v1/files/{file_id}",
         "/v1/files/{file_id}/content",
@@ -264,7 +266,7 @@ async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     letters = {f"/v1/dead-letters{rest}" for rest in ("", "/{letter_id}", "/{letter_id}/replay")}
     sleep = {"/admin/models/{name}/sleep", "/admin/models/{name}/wake", "/sleep", "/wake_up", "/is_sleeping"}
     of_models = {f"/admin/models/{{name}}/{rest}" for rest in ("comparison", "shadow", "split")}
-    repository = {"/admin/models", "/admin/traffic", *of_models, *ORDERS}
+    repository = {"/admin/models", "/admin/traffic", *of_models, *ORDERS, *ADAPTERS}
     views = {f"/admin/{view}" for view in ("overview", "requests", "queues", "workers", "audit")}
     views |= {"/admin/requests/{job_id}", "/admin/workers/{worker_id}", "/admin/scaling/{name}"}
     gates = {
@@ -339,7 +341,7 @@ async def test_examples_can_be_sent_as_they_are(
 
 
 NEED_MORE = {  # a model that does not generate, a repository, a file, a model that can be held to a grammar
-    *((path, None) for path in ("/v2/models/{name}/infer", *ORDERS)),
+    *((path, None) for path in ("/v2/models/{name}/infer", *ORDERS, *ADAPTERS)),
     *((path, "model") for path in ("/v1/embeddings", *POOLING_PATHS)),
     ("/v1/batches", None),
     ("/v1/chat/completions", "response_format"),

@@ -98,6 +98,8 @@ GIVEN = {  # what a pattern or a validator of the setting allows
     },
     "default_plan": "free",
     "model_memory": "3GiB",
+    "lora_dir": "/tmp/lora",
+    "lora_modules": {"sql": "sql-adapter"},
     "vllm_options": {"quantization": "fp8"},
     "upstream_url": "http://127.0.0.1:11434/v1",
     "spot_notices_url": "http://127.0.0.1:1338",

@@ -33,14 +33,21 @@ def answer_tokens(events: list[TokenEvent], choice: int = 0) -> list[int]:
 class Harness:
     """Runs workers for the duration of a block of a test."""
 
-    def __init__(self, backend: Backend, settings: Settings) -> None:
+    def __init__(self, backend: Backend, settings: Settings, *, fingerprinted: bool = False) -> None:
+        self.fingerprinted = fingerprinted
         self.backend = backend
         self.settings = settings
         self.metrics = WorkerMetrics()
 
     def make(self, engine: Generator, name: str = "a", model: str = MODEL) -> Worker:
         info = WorkerInfo(
-            id=name, pid=1, model=model, state="ready", max_model_len=engine.max_model_len, task=engine.task
+            id=name,
+            pid=1,
+            model=model,
+            state="ready",
+            max_model_len=engine.max_model_len,
+            task=engine.task,
+            fingerprint=engine.fingerprint if self.fingerprinted else "",
         )
         return Worker(info, engine, self.backend, self.settings, self.metrics)
 

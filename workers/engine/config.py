@@ -47,6 +47,8 @@ class EngineConfig:
         reasoning_parser: format of the model's reasoning: "auto", "off" or a name; see text/reasoning_format.py.
         cache_dir: folder of compiled kernels; None uses plain torch.
         watermark: mark of the answers to requests that ask for one.
+        lora_dir: folder of the LoRA adapters; None computes no adapters.
+        max_lora_rank: maximum rank of an adapter.
         shared_weights: map packed weights from a file in `cache_dir`, which other processes map too.
         threads: CPU threads of one step; None leaves torch's choice.
         tensor_parallel_size: processes among which heads and MLPs are divided; see parallel/.
@@ -75,6 +77,8 @@ class EngineConfig:
     quantization: QuantizationName = "none"
     reasoning_parser: ReasoningParserName = "auto"
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
+    lora_dir: Path | None = None
+    max_lora_rank: int = 64
     shared_weights: bool = False
     threads: int | None = None
     tensor_parallel_size: int = 1

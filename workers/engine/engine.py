@@ -58,6 +58,7 @@ class Engine:
     Attributes:
         speculator: chooses drafts; None draws one token of each sequence per step.
         tier: where blocks of the KV cache are kept in addition, if anywhere.
+        adapters: loads LoRA adapters; None if the engine computes none.
     """
 
     task: Task = "generate"
@@ -80,6 +81,7 @@ class Engine:
         self.fingerprint = fingerprint(computation)
         self.constraints, masks = load_grammar_support(tokenizer, vocab_size, eos_token_ids)
         self.speculator = speculator
+        self.adapters = runner.adapters
         self._drawer = TokenDrawer(tokenizer, masks)
         self.max_model_len = max_model_len
         self._config = config
@@ -171,6 +173,8 @@ class Engine:
         """
         if request.id in self._unfinished:
             raise InvalidRequest(f"request {request.id} is running already")
+        if request.adapter is not None and self.adapters is None:
+            raise InvalidRequest("this engine computes no adapters", param="model")
         check_request(
             request,
             max_num_seqs=self._config.max_num_seqs,

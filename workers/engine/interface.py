@@ -32,6 +32,8 @@ from workers.engine.waits import EngineWaits
 if TYPE_CHECKING:  # the scripted engine runs without torch
     from torch import Tensor
 
+    from workers.engine.lora.weights import AdapterWeights
+
 DEFAULT_OPTIONS = PromptOptions()
 MAX_LOGPROBS = 20  # most likely tokens that a request may ask for with each token
 
@@ -123,6 +125,7 @@ class EngineRequest:
         matcher: builds the matcher of one choice; it is then fed with the choice's resumed tokens.
         tool_parser: builds the tool call parser of one choice in the same way.
         separates_reasoning: the reasoning of the model is kept apart from the text of the answer.
+        adapter: the LoRA adapter to compute with.
         source: the request and the tokens that were logged, for a runtime that takes text instead of token ids.
     """
 
@@ -142,6 +145,7 @@ class EngineRequest:
     matcher: Callable[[], Matcher] | None = None
     tool_parser: Callable[[], ToolParser] | None = None
     separates_reasoning: bool = False
+    adapter: AdapterWeights | None = None
     source: Source | None = None
 
     def max_output_tokens(self, max_model_len: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import torch
@@ -25,6 +27,9 @@ from workers.engine.models.loader import load_model
 from workers.engine.models.shared_weights import load_shared
 from workers.engine.scheduling.scheduler import ScheduledBatch
 
+if TYPE_CHECKING:  # adapters are off by default
+    from workers.engine.lora.loader import AdapterLoader
+
 _log = structlog.get_logger(__name__)
 
 
@@ -34,17 +39,26 @@ class ModelRunner:
     Args:
         graph_sizes: numbers of rows of the steps that are recorded as CUDA graphs, ascending. Larger steps, and all
             steps of a model that cannot be recorded, are launched kernel by kernel.
+        adapters: loads the adapters of the model; steps that have some are never recorded.
 
     Attributes:
         cache: memory of the KV cache; see `make_cache`.
     """
 
     def __init__(
-        self, model: Decoder, size: CacheSize, *, max_num_seqs: int, graph_sizes: tuple[int, ...] = ()
+        self,
+        model: Decoder,
+        size: CacheSize,
+        *,
+        max_num_seqs: int,
+        graph_sizes: tuple[int, ...] = (),
+        adapters: AdapterLoader | None = None,
     ) -> None:
         config = model.config
         recorded = graph_sizes if model.recordable else ()
         self._model = model
+        self.adapters = adapters
+        self._adapted = False  # whether rows of the step have adapters
         self._device = model.embedding.device
         self.cache = make_cache(
             config.num_layers,
@@ -86,6 +100,8 @@ class ModelRunner:
             true; it is called between layers, or once before a graph. The batch can then be run again: its block
             copies are done, and apart from them only the cache slots of its own tokens may have changed.
         """
+        if self.adapters is not None:
+            self._adapted = self._select_adapters(self.adapters, batch)
         return self.compute(batch.copies, StepInputs.from_batch(batch), interrupted)
 
     @torch.inference_mode()
@@ -98,10 +114,14 @@ class ModelRunner:
                 for cache in self._caches:
                     cache.keys[target] = cache.keys[source]
                     cache.values[target] = cache.values[source]
-            if self._graphs is not None and len(step.tokens) <= self._graphs.max_rows:
+            if self._graphs is not None and not self._adapted and len(step.tokens) <= self._graphs.max_rows:
                 return None if interrupted and interrupted() else self._graphs.run(step)
             logits = self._model.forward(step.to(self._device), self._caches, interrupted or never)
             return None if logits is None else logits.float()
+
+    def _select_adapters(self, adapters: AdapterLoader, batch: ScheduledBatch) -> bool:
+        sequences = ((item.num_rows, item.sequence.adapter) for item in batch.items)
+        return adapters.sites.select(sequences, self._device)
 
     @torch.inference_mode()
     def _record(self, sizes: tuple[int, ...], cache: CacheSize, max_num_seqs: int) -> StepGraphs | None:
@@ -150,6 +170,7 @@ def load_runner(
     Raises:
         ConfigError: the settings are not supported for this model on this device.
     """
+    adapters = None if config.lora_dir is None else _adapter_loader(config, config.lora_dir, kernels, dtype, device)
     load = partial(
         load_model,
         config.model,
@@ -159,6 +180,7 @@ def load_runner(
         max_model_len=size.max_model_len,
         progress=progress,
         make_reader=make_reader,
+        sites=None if adapters is None else adapters.sites,
     )
     with progress.phase("weights"), on_device(device):
         if config.shared_weights and isinstance(kernels, CppKernels) and config.cache_dir is not None:
@@ -167,7 +189,7 @@ def load_runner(
             model = load(kernels)
     with progress.phase("kv_cache"):
         sizes = () if part else graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant)
-        runner = make_runner(model, size, max_num_seqs=config.max_num_seqs, graph_sizes=sizes)
+        runner = make_runner(model, size, max_num_seqs=config.max_num_seqs, graph_sizes=sizes, adapters=adapters)
     if config.batch_invariant and device.type != "cpu" and not runner.recorded:
         raise ConfigError(f"batch_invariant is not supported for this model on {device}", param="batch_invariant")
     _log.info(
@@ -179,3 +201,19 @@ def load_runner(
         full_length_sequences=round(size.full_sequences, 1),
     )
     return runner
+
+
+def _adapter_loader(
+    config: EngineConfig, folder: Path, kernels: Kernels, dtype: torch.dtype, device: torch.device
+) -> AdapterLoader:
+    """Return the loader of adapters for a model that is about to be loaded. Raises ConfigError.
+
+    With CUDA graphs of one size, a step with adapters would compute the rows without them to other bits.
+    """
+    from workers.engine.lora.loader import AdapterLoader  # noqa: PLC0415  off by default
+
+    if config.batch_invariant and device.type != "cpu":
+        raise ConfigError("lora_dir is not supported together with batch_invariant on a GPU", param="lora_dir")
+    if not folder.expanduser().is_dir():
+        raise ConfigError(f"lora_dir must be a folder, and {folder} is not", param="lora_dir")
+    return AdapterLoader(folder, kernels.exact_linear, dtype=dtype, device=device, max_rank=config.max_lora_rank)

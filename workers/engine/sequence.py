@@ -6,6 +6,7 @@ All of it can be derived again from the prompt and the tokens emitted so far.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from shared.errors import EngineFailed
 from shared.protocol import CallDelta, FinishReason, PriorityClass, SamplingParams, StopReason, Token, TokenLogprobs
@@ -15,6 +16,9 @@ from workers.engine.mark import Mark
 from workers.engine.text.detokenizer import TextStream
 from workers.engine.text.reasoning_parser import ReasoningParser
 from workers.engine.waits import WaitClock
+
+if TYPE_CHECKING:  # adapters are off by default
+    from workers.engine.lora.weights import AdapterWeights
 
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
@@ -36,6 +40,7 @@ class Sequence:
         priority, tenant, due: decide which sequences run when not all can.
         preempted: True from a preemption until the sequence has advanced by a token.
         num_cached_tokens: how many tokens of the prompt were in the prefix cache when it started; None until then.
+        adapter: the LoRA adapter to compute with, if any.
         prefix_salt, block_keys: for the prefix cache; the keys of the first full blocks, as far as computed.
         block_table: the KV block of each `block_size` positions.
         forks: choices of the same request that wait until this one's prompt is computed, to share it.
@@ -61,6 +66,7 @@ class Sequence:
     tenant: str = "default"
     due: float = 0.0
     prefix_salt: bytes = b""
+    adapter: AdapterWeights | None = None
     preempted: bool = False
     num_cached_tokens: int | None = None
     num_computed_tokens: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from itertools import count
 
 import torch
@@ -76,7 +77,8 @@ class SequenceBuilder:
             priority=request.priority,
             tenant=request.tenant,
             due=request.due,
-            prefix_salt=request.prefix_salt,
+            prefix_salt=_prefix_salt(request),
+            adapter=request.adapter,
             waits=waits,
         )
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
@@ -104,3 +106,10 @@ class SequenceBuilder:
             return None
         ends = self._eos_token_ids.union(params.stop_token_ids)
         return TokenRules(params, request.bad_words, ends, vocab_size=self._vocab_size, device=self._device)
+
+
+def _prefix_salt(request: EngineRequest) -> bytes:
+    """Return the request's salt; another one for each adapter, whose keys and values differ."""
+    if request.adapter is None:
+        return request.prefix_salt
+    return blake2b(request.adapter.digest.encode(), key=request.prefix_salt, digest_size=16).digest()

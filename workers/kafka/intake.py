@@ -10,20 +10,22 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
 import structlog
 
+from shared.adapters.adapter import Adapter
+from shared.adapters.store import KnownAdapters
 from shared.backend import Backend
 from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
 from shared.kafka.message import Order, Outgoing, dead_letter, read_request, result_record
 from shared.ledger.store import Behind, Ledger
 from shared.ledger.types import Charge, Entry
 from shared.models.worker_registry import ModelInfo
-from shared.protocol import ErrorInfo, RequestState, Ticket
+from shared.protocol import ErrorInfo, RequestState, Ticket, adapted_fingerprint
 from shared.redis import keys
 from shared.runtime.retry import run_forever
 from shared.schemas.native.jobs import Job
@@ -88,6 +90,7 @@ class KafkaIntake:
         self._backend = backend
         self._model = model
         self._any_name = settings.any_model_name
+        self._adapters = KnownAdapters(backend.adapters if settings.lora_dir is not None else None)
         self._limits = Limits.from_settings(settings)
         server = backend.limits if settings.usage else None
         self._ledger = None if server is None else Ledger.from_settings(settings, server)
@@ -185,22 +188,24 @@ class KafkaIntake:
     async def _adopt_new(self) -> None:
         """Parse and adopt new records, and route each request by the state of its log."""
         if self._new:
-            now = await self._backend.token_log.now()
+            now, adapters = await self._backend.token_log.now(), await self._adapters.get()
             while self._new:
-                self._parse(self._new.popleft(), now)
+                self._parse(self._new.popleft(), now, adapters)
         items = list(self._to_adopt)
         records = await self._adopt(items, create=True)
         for item, record in zip(items, records, strict=True):
             self._to_adopt.popleft()
             self._route(item, record)
 
-    def _parse(self, taken: TakenRecord, now: float) -> None:
+    def _parse(self, taken: TakenRecord, now: float, adapters: Mapping[str, Adapter]) -> None:
         """Parse a record. An invalid one becomes a dead letter."""
         record = taken.record
         try:
             with Stage("reading of a record", source=record.source):
                 order = read_request(
-                    record, self._model, self._limits, self._max_bytes, now, any_name=self._any_name
+                    *(record, self._model, self._limits, self._max_bytes, now),
+                    any_name=self._any_name,
+                    adapters=adapters,
                 )
         except HeadraceError as error:
             log.warning("kafka_dead_letter", source=record.source, code=error.code)
@@ -325,7 +330,7 @@ class KafkaIntake:
             self._records_ready.set()
             return None
         order, truncated = item.order, partial(_result_without_answer, item.order, record)
-        job = Job.ended(record, answer, self._model.fingerprint or None)
+        job = Job.ended(record, answer, adapted_fingerprint(self._model.fingerprint or None, record.adapter))
         return FinishedRecord(item.taken, result_record(order, job), truncated)
 
 

@@ -228,7 +228,7 @@ class Job(JobPrompt, kw_only=True):
         """Return the job in its current state, without its answer."""
         return cls(
             id=record.id,
-            model=record.model,
+            model=record.named_model,
             priority=record.priority.value,
             state=record.state.value,
             position=outlook.position if outlook else None,

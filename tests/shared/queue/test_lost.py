@@ -17,7 +17,7 @@ LANE = keys.lane_prefix(MODEL)
 async def test_a_long_queue_is_searched_in_slices(
     settings: Settings, backend_of: Callable[..., Awaitable[Backend]]
 ) -> None:
-    """Given 1,500 waiting requests, the ones whose place was deleted are found by several calls that are each short."""
+    """Given 1,500 waiting requests, several short calls find those whose place was deleted."""
     backend = await backend_of(
         "redis", settings.model_copy(update={"queue_depth": 2000, "tenant_queue_depth": 2000})
     )

@@ -82,6 +82,9 @@ class Kernels(Protocol):
             head: the layer is the output head, or as sensitive to rounding.
         """
 
+    def exact_linear(self, weight: Tensor) -> Linear:
+        """Return a layer for a weight [out, in] that is not quantized; its results stay valid after later calls."""
+
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         """Return a layer for a weight that the checkpoint stores in groups."""
 

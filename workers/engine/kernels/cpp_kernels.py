@@ -85,6 +85,9 @@ class CppKernels:
         quantization = self._quantization.head if head else self._quantization
         return quantization.cpp_linear(self._library, buffers, weights, bias, self._arrays)
 
+    def exact_linear(self, weight: Tensor) -> Linear:
+        return UNQUANTIZED.cpp_linear(self._library, None, [weight], None, OWN_ARRAYS)
+
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         return CppGroupedLinear(self._library, None if keep else self._buffers, weight, bias, self._arrays)
 

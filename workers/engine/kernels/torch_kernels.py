@@ -43,6 +43,9 @@ class TorchKernels:
         quantization = self._quantization.head if head else self._quantization
         return quantization.torch_linear(weights, bias)
 
+    def exact_linear(self, weight: Tensor) -> Linear:
+        return UNQUANTIZED.torch_linear([weight], None)
+
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         return TorchGroupedLinear(weight, bias)
 

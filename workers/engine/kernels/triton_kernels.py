@@ -56,6 +56,9 @@ class TritonKernels:
         grouped = quantization.grouped(weights)
         return quantization.torch_linear(weights, bias) if grouped is None else TritonGroupedLinear(grouped, bias)
 
+    def exact_linear(self, weight: Tensor) -> Linear:
+        return UNQUANTIZED.torch_linear([weight], None)
+
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         return TritonGroupedLinear(weight, bias)
 

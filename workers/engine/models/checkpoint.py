@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,9 @@ from workers.engine.models.stored.interface import StoredFormat, Tensors, read_f
 from workers.engine.quantization.grouped_weight import GroupedWeight, alike, concatenate
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.join import join
+
+if TYPE_CHECKING:  # adapters are off by default
+    from workers.engine.lora.sites import AdapterSites
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -113,6 +116,7 @@ class WeightReader:
 
     Args:
         stored: format of the checkpoint's matrices.
+        sites: takes note of the layers that adapters can change.
 
     Attributes:
         tensors: the checkpoint.
@@ -125,12 +129,15 @@ class WeightReader:
         device: torch.device,
         kernels: Kernels,
         stored: StoredFormat,
+        *,
+        sites: AdapterSites | None = None,
     ) -> None:
         self.tensors = checkpoint
         self._dtype = dtype
         self._device = device
         self._kernels = kernels
         self._stored = stored
+        self._sites = sites
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         """Return a tensor of floats. Raises ConfigError if it is missing, has another shape or type, or has NaN."""
@@ -177,7 +184,8 @@ class WeightReader:
             zeros = torch.zeros(sum(parts.values()), dtype=self._dtype, device=self._device)
             split = torch.split(zeros, list(parts.values()))
             bias = join([zero if b is None else b for b, zero in zip(biases, split, strict=True)])
-        return self.layer(weights, bias, head=head)
+        layer = self.layer(weights, bias, head=head)
+        return layer if self._sites is None or head else self._sites.wrap(names, size, layer)
 
     def layer(
         self, weights: Sequence[Tensor | GroupedWeight], bias: Tensor | None, *, head: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from workers.engine.models.gguf.checkpoint import GgufCheckpoint, GgufMatrices
 from workers.engine.models.registry import ARCHITECTURES
 from workers.engine.models.stored.formats import parse_stored_format
 from workers.engine.models.stored.interface import StoredFormat
+
+if TYPE_CHECKING:  # adapters are off by default
+    from workers.engine.lora.sites import AdapterSites
 
 Progress = Callable[[float], None]
 
@@ -77,6 +81,7 @@ def load_model(
     max_model_len: int,
     progress: Progress,
     make_reader: Callable[..., WeightReader] = WeightReader,
+    sites: AdapterSites | None = None,
 ) -> Decoder:
     """Load a model. Raises ConfigError where tensors are missing, left over, or not of the shape in config.json.
 
@@ -86,9 +91,15 @@ def load_model(
         max_model_len: most tokens of a sequence.
         progress: called with the share that is loaded, from 0 to 1.
         make_reader: has the parameters of `WeightReader`, for a reader of a part of the model.
+        sites: takes note of the layers that adapters can change.
     """
     architecture = ARCHITECTURES.get(config.architecture)
     if architecture is None:
+        if sites is not None:
+            raise ConfigError(
+                f"lora_dir is set, and adapters are not supported for the architecture {config.architecture}",
+                param="lora_dir",
+            )
         from workers.engine.models.transformers_config import load_transformers  # noqa: PLC0415  takes 2 s
 
         return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
@@ -96,5 +107,6 @@ def load_model(
     plain = TorchKernels()
     rehearsed = make_reader(checkpoint.outline(), dtype, torch.device("meta"), plain, stored)
     architecture.load(rehearsed, config, 1, plain, lambda _: None)
-    reader = make_reader(checkpoint, dtype, device, kernels, stored)
+    sited = {} if sites is None else {"sites": sites}
+    reader = make_reader(checkpoint, dtype, device, kernels, stored, **sited)
     return architecture.load(reader, config, max_model_len, kernels, progress)

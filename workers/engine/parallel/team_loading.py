@@ -32,6 +32,9 @@ class TeamLoading:
     def __init__(
         self, config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
+        for name, is_set in (("kv_tier", config.tier.kind != "off"), ("lora_dir", config.lora_dir is not None)):
+            if is_set:
+                raise ConfigError(f"{name} is not supported with {PARAM} above 1", param=name)
         self._ranks = config.tensor_parallel_size
         shard = Shard(0, self._ranks, divisible_model(model, self._ranks))
         if device.type == "cuda" and ":" not in config.device:
@@ -72,5 +75,5 @@ class TeamLoading:
 
 def _plain(config: EngineConfig) -> dict[str, object]:
     """Return the fields that a rank needs: not those of scheduling and text, which rank 0 does alone."""
-    unneeded = ("tenant_weights", "watermark", "draft_model")
+    unneeded = ("tenant_weights", "watermark", "draft_model", "tier", "lora_dir")
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in unneeded}

@@ -20,6 +20,7 @@ from workers.engine.encoder_engine import EncoderEngine
 from workers.engine.models.loader import read_model_config
 from workers.engine.parallel.part import RankPart
 from workers.engine.parallel.shard import Shard, divisible_model
+from workers.engine.tiers.options import TierOptions
 
 PROMPT = list(b"a river runs to the mill")
 GROUPS = {"bits": 4, "group_size": 32}
@@ -88,6 +89,13 @@ def test_models_in_foreign_code_are_refused(tmp_path: Path) -> None:
 def test_encoders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tensor_parallel_size must be 1 for encoders"):
         EncoderEngine.load(EngineConfig(tmp_path, tensor_parallel_size=2))
+
+
+@pytest.mark.parametrize("part", ["kv_tier", "lora_dir"])
+def test_parts_that_ranks_do_not_have_are_refused(llama: Path, part: str) -> None:
+    given = {"lora_dir": llama} if part == "lora_dir" else {"tier": TierOptions(kind="memory")}
+    with pytest.raises(ConfigError, match=f"{part} is not supported with tensor_parallel_size above 1"):
+        load(llama, device="cpu", tensor_parallel_size=2, **given)
 
 
 def test_ranks_share_the_memory_of_the_cache(llama: Path) -> None:

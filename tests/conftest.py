@@ -35,6 +35,7 @@ hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
+INSTALLATIONS = {"cluster", "fleet", "scripted_up"}  # fixtures of packages, which start several processes
 COLLECTIONS = (20_000, 20, 20)  # rare: every full one visits the modules that tests import when they run
 
 
@@ -57,10 +58,20 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run fast tests first, and the tests of a file together."""
+    """Run fast tests first, and the tests of a file together, as well as files that share an installation."""
     items.sort(key=_slow)
+    sharing = {_file(item): f"{_file(item).parent}" for item in items if INSTALLATIONS & set(_fixtures(item))}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(f"{item.location[0]}:{_slow(item)}"))
+        group = sharing.get(_file(item), _file(item)) if _slow(item) else _file(item)
+        item.add_marker(pytest.mark.xdist_group(f"{group}:{_slow(item)}"))
+
+
+def _file(item: pytest.Item) -> Path:
+    return Path(item.location[0])
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
 def _slow(item: pytest.Item) -> bool:

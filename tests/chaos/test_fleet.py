@@ -28,10 +28,10 @@ MAX_GROWTH = 1.1  # of memory and keys, from the middle third of a soak to the l
 @pytest.mark.case("rolling-restart", "rolling restart of everything under load")
 async def test_a_rolling_restart_fails_nothing(scale: Scale, figures: dict[str, Any], tmp_path: Path) -> None:
     """Given a load of requests, if each process is restarted in turn, no request fails."""
-    enough, rounds = scale(300, 5000), 0
+    enough, rounds = scale(50, 5000), 0
     async with running(tmp_path, workers=scale(2, 3), max_num_seqs=128) as cluster:
         client = cluster.client
-        async with Load(client, streams=32, tokens=10, pace=20) as load:
+        async with Load(client, streams=scale(12, 32), tokens=10, pace=scale(60, 20)) as load:
             while not rounds or len(load.answers) < enough:
                 for node in cluster.nodes:
                     assert await node.stop() == 0
@@ -52,13 +52,13 @@ async def test_a_long_time_of_faults_leaves_nothing_behind(
 
     The first API and the first worker are never killed, so that their memory can be compared.
     """
-    length = scale(10.0, scale.minutes * 60)
+    length = scale(7.0, scale.minutes * 60)
     settings = {"max_attempts": 100, "max_num_seqs": 128, "result_ttl": scale(3, 20), "request_ttl": scale(15, 60)}
     faults = 0
     async with running(tmp_path, apis=3, workers=3, proxied=True, **settings) as cluster:
         async with (
             ResourceMonitor(cluster) as monitor,
-            Load(cluster.client, streams=24, tokens=40, pace=50) as load,
+            Load(cluster.client, streams=scale(12, 24), tokens=40, pace=50) as load,
         ):
             end = time.monotonic() + length
             while time.monotonic() < end:

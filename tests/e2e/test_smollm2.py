@@ -57,9 +57,9 @@ def test_a_greedy_answer_equals_that_of_transformers(client: openai.OpenAI, smol
     model = AutoModelForCausalLM.from_pretrained(smollm2)
     messages = [{"role": "user", "content": "Name three rivers of Europe."}]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    generated = model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    generated = model.generate(**ids, max_new_tokens=20, do_sample=False)[0, ids["input_ids"].shape[1] :]
 
-    answer = client.chat.completions.create(model="smollm2", messages=messages, temperature=0, max_tokens=40)
+    answer = client.chat.completions.create(model="smollm2", messages=messages, temperature=0, max_tokens=20)
 
     assert answer.choices[0].message.content == tokenizer.decode(generated, skip_special_tokens=True)
     assert answer.usage is not None
@@ -110,7 +110,7 @@ def test_an_answer_ends_before_its_stop_string(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_outlives_its_worker_unchanged(client: openai.OpenAI, up: Launched) -> None:
-    options = {"model": "smollm2", "messages": FRANCE, "temperature": 1, "seed": 11, "max_tokens": 120}
+    options = {"model": "smollm2", "messages": FRANCE, "temperature": 1, "seed": 11, "max_tokens": 60}
     options["extra_body"] = {"ignore_eos": True}
     undisturbed = client.chat.completions.create(**options).choices[0].message.content
     up.await_idle()  # while this worker is still alive

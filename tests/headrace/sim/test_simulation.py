@@ -28,7 +28,7 @@ class Alternating:
 
 
 def small_day(seed: int = 0) -> list[Arrival]:
-    return list(Day(requests=4_000, bursts=2, burst_factor=20.0).arrivals(seed))
+    return list(Day(requests=1_500, bursts=2, burst_factor=20.0).arrivals(seed))
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -15,5 +15,6 @@ from tests.support.webhook_receiver import SECRET
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def cluster(tmp_path_factory: Any) -> AsyncIterator[Cluster]:
     hooks = {"webhook_secrets": SECRET, "webhook_allow_http": True, "webhook_allow_private": True}
-    async with with_tasks(tmp_path_factory.mktemp("batches"), tasks=2, **hooks) as made:
+    # with a shorter lease, a process that is only slow would lose its work to the other again and again
+    async with with_tasks(tmp_path_factory.mktemp("batches"), tasks=2, lease=5, **hooks) as made:
         yield made

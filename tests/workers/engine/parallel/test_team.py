@@ -28,6 +28,7 @@ from tests.support.engine_driver import drain, load, run
 from tests.support.fakes import answer, make_request, submit
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness, answer_tokens, wait_until
+from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineLost, EngineRequest
 from workers.engine.parallel.part import RankPart
@@ -58,13 +59,26 @@ Rows = dict[tuple[str, int, int], Tensor]
 
 
 @pytest.fixture(scope="module")
-def start(llama: Path) -> Iterator[Callable[[], Engine]]:
-    """Return a function that starts an engine of two processes, rank 0 of which has room for more blocks."""
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Empty cache, but for the kernels."""
+    made, built = tmp_path_factory.mktemp("cache"), EngineConfig(Path()).cache_dir
+    assert built is not None
+    (made / "kernels").symlink_to(built / "kernels")
+    return made
+
+
+@pytest.fixture(scope="module")
+def start(llama: Path, cache: Path) -> Iterator[Callable[[], Engine]]:
+    """Return a function that starts an engine of two processes, rank 0 of which has room for more blocks.
+
+    Their packed weights are in files that the engines share.
+    """
     engines: list[Engine] = []
+    settings = {"cache_dir": cache, "shared_weights": True, "block_size": 4, "num_kv_blocks": 256}
     size = RankPart.size
 
     def start() -> Engine:
-        engines.append(load(llama, device="cpu", block_size=4, tensor_parallel_size=2, num_kv_blocks=256))
+        engines.append(load(llama, device="cpu", tensor_parallel_size=2, **settings))
         return engines[-1]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -123,7 +137,7 @@ def same(found: Rows, expected: Rows) -> bool:
     return bool(found) and all(torch.equal(row, expected[key]) for key, row in found.items())
 
 
-def test_two_ranks_answer_as_one_process(two: Engine, llama: Path) -> None:
+def test_two_ranks_answer_as_one_process(two: Engine, llama: Path, cache: Path) -> None:
     one = load(llama, device="cpu", block_size=4)
     assert isinstance(two._runner, TeamRunner)
     assert run(two, PROMPTS) == run(one, PROMPTS)
@@ -132,6 +146,8 @@ def test_two_ranks_answer_as_one_process(two: Engine, llama: Path) -> None:
         torch.testing.assert_close(row, theirs[key], atol=1e-4, rtol=1e-4)
     assert one.computation | {"ranks": "2"} == two.computation
     assert one.fingerprint != two.fingerprint
+    parts = [path.name.split(".")[0].rpartition("-")[2] for path in (cache / "weights").glob("*.weights")]
+    assert sorted(parts) == ["1of2", "2of2"]
 
 
 def test_a_row_has_the_same_bits_in_any_batch(two: Engine) -> None:

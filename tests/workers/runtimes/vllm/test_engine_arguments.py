@@ -38,6 +38,12 @@ def test_auto_is_float32_on_the_cpu_alone(device_type: str, dtype: str, expected
     assert arguments(device_type, dtype=dtype)["dtype"] == expected
 
 
+def test_tensor_parallel_size_is_passed_on() -> None:
+    assert arguments(tensor_parallel_size=2)["tensor_parallel_size"] == 2
+    settings = load({"tensor_parallel_size": 2}).settings
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in environment(settings), "its logits processors are not used"
+
+
 def test_vllm_options_win_over_settings() -> None:
     made = arguments(block_size=32, vllm_options={"block_size": 64, "quantization": "fp8"})
     assert (made["block_size"], made["quantization"]) == (64, "fp8")

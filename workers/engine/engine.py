@@ -26,7 +26,7 @@ from workers.engine.execution.gpu_memory import GpuMemory
 from workers.engine.grammar.support import load_grammar_support
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.kernels.select import choose_kernels
-from workers.engine.model_runner import ModelRunner, load_runner
+from workers.engine.model_runner import Runner, load_runner
 from workers.engine.models.fingerprint import describe_computation, fingerprint, hash_weights, kernels_identity
 from workers.engine.models.loader import read_ahead, read_eos_token_ids, read_model_config
 from workers.engine.request_check import check_request
@@ -63,7 +63,7 @@ class Engine:
     def __init__(
         self,
         config: EngineConfig,
-        runner: ModelRunner,
+        runner: Runner,
         tokenizer: Tokenizer,
         *,
         vocab_size: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import structlog
 import torch
@@ -27,8 +28,18 @@ from workers.engine.scheduling.scheduler import ScheduledBatch
 _log = structlog.get_logger(__name__)
 
 
+class Runner(Protocol):
+    """Computes the logits of scheduled batches."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def run(self, batch: ScheduledBatch, interrupted: Callable[[], bool] | None = None) -> Tensor | None:
+        """Compute one step; see `ModelRunner.run`."""
+
+
 class ModelRunner:
-    """A model and its paged KV cache on one device.
+    """A model and its paged KV cache on one device; see `Runner`.
 
     Args:
         graph_sizes: numbers of rows of the steps that are recorded as CUDA graphs, ascending. Larger steps, and all

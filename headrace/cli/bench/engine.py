@@ -33,9 +33,9 @@ def engine(
 ) -> None:
     """Measure the output tokens/s of the engine alone, in pairs with other engines on the same work."""
     from headrace.bench.engine.engine_throughput import measure_engine
-    from headrace.bench.engine.null_model import measure_null_model
     from headrace.bench.engine.profile import Profile
     from headrace.bench.harness.subprocess_run import run_in_subprocess
+    from headrace.bench.worker.null_model import measure_null_model
 
     if null_model:
         result: Any = measure_null_model(model, sequences, step_ms)

@@ -1,4 +1,4 @@
-"""`python -m headrace.bench.engine.null_model MODEL SEQUENCES STEP_MS SAMPLING`: a worker's cost beside the model.
+"""`python -m headrace.bench.worker.null_model MODEL SEQUENCES STEP_MS SAMPLING`: a worker's cost beside the model.
 
 Engine, scheduler, sampler, detokenizer, worker and token log are those of production, with an embedded Valkey. Only
 the model is replaced, by one that returns rows of logits that were made before.
@@ -122,7 +122,7 @@ class NullModel:
 def measure_null_model(model: str, sequences: int, step_ms: int) -> NullModel:
     """Measure each kind of sampling in a process of its own."""
     found = {
-        name: run_in_subprocess("headrace.bench.engine.null_model", model, sequences, step_ms, name)
+        name: run_in_subprocess("headrace.bench.worker.null_model", model, sequences, step_ms, name)
         for name in SAMPLINGS
     }
     costs = {name: Cost(**each["cost"]) for name, each in found.items()}
@@ -268,6 +268,7 @@ def load_null_engine(settings: Settings, step_s: float) -> tuple[Engine, NullRun
         num_blocks=config.max_num_seqs * (length // config.block_size + 2),
         computation={},
         speculator=load_speculator(config, model_config.architecture, kernels, CPU),
+        rows=kernels.rows(),
     )
     return engine, runner
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import structlog
 import torch
@@ -25,12 +24,15 @@ from workers.engine.execution.gpu_memory import GpuMemory
 from workers.engine.grammar.support import load_grammar_support
 from workers.engine.interface import EngineLost, EngineOutput, EngineRequest
 from workers.engine.kernels.select import choose_kernels
-from workers.engine.model_runner import ModelRunner
+from workers.engine.model_runner import Runner
 from workers.engine.models.fingerprint import describe_computation, fingerprint, hash_weights, kernels_identity
 from workers.engine.models.loader import read_ahead, read_eos_token_ids, read_model_config
+from workers.engine.models.registry import ARCHITECTURES
 from workers.engine.parallel.loading import begin_loading
 from workers.engine.request_check import check_request
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
+from workers.engine.sampling.rows import Rows
+from workers.engine.sampling.torch_rows import TORCH_ROWS
 from workers.engine.scheduling.batching_policies import make_policy
 from workers.engine.scheduling.scheduler import ScheduledBatch
 from workers.engine.sequence import Sequence
@@ -66,7 +68,7 @@ class Engine:
     def __init__(
         self,
         config: EngineConfig,
-        runner: ModelRunner,
+        runner: Runner,
         tokenizer: Tokenizer,
         *,
         vocab_size: int,
@@ -75,6 +77,7 @@ class Engine:
         num_blocks: int,
         computation: Mapping[str, str],
         speculator: Speculator | None = None,
+        rows: Rows = TORCH_ROWS,
     ) -> None:
         self.tokenizer = tokenizer
         self.computation = computation
@@ -82,7 +85,8 @@ class Engine:
         self.constraints, masks = load_grammar_support(tokenizer, vocab_size, eos_token_ids)
         self.speculator = speculator
         self.adapters = runner.adapters
-        self._drawer = TokenDrawer(tokenizer, masks)
+        self._rows = rows
+        self._drawer = TokenDrawer(tokenizer, masks, rows)
         self.max_model_len = max_model_len
         self._config = config
         self._runner = runner
@@ -154,6 +158,7 @@ class Engine:
             computation=describe_computation(
                 weights.result(),
                 device,
+                portable=kernels.portable and model_config.architecture in ARCHITECTURES,
                 dtype=str(dtype),
                 quantization=config.quantization,
                 ranks=str(config.tensor_parallel_size),
@@ -161,6 +166,7 @@ class Engine:
                 watermark=config.watermark.identity,
             ),
             speculator=load_speculator(config, model_config.architecture, kernels, device, draft_model),
+            rows=kernels.rows(),
         )
 
     def add(self, request: EngineRequest) -> None:
@@ -244,7 +250,7 @@ class Engine:
         return outputs
 
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
-        drawing = [item.sequence for item in batch.items if item.samples and not item.sequence.ended]
+        drawing = [item.sequence for item in batch.items if item.samples and item.sequence.finish_reason is None]
         try:
             with Stage("step", run_id=" ".join(item.sequence.job_id for item in batch.items)):
                 drawn = self._draw(batch, drawing)
@@ -273,7 +279,7 @@ class Engine:
         sampling = [item.sequence for item in batch.items if item.samples]
         last, drafted, scored = logits.tensor_split((len(sampling), len(sampling) + batch.num_drafts))
         if len(scored):
-            record_prompt_logprobs(batch, scored, self.tokenizer.token_bytes)
+            record_prompt_logprobs(batch, scored, self.tokenizer.token_bytes, self._rows)
         if len(drawing) < len(sampling):  # padding
             last = last[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
         return self._drawer.draw(last, drawing, mask), drafted_rows(batch, drafted)
@@ -302,7 +308,7 @@ class Engine:
         outputs = []
         for index, item in enumerate(batch.items):
             if item.sequence.job_id in self._unfinished:
-                outputs += self._run(ScheduledBatch([replace(item, drafts=())], batch.copies if index == 0 else []))
+                outputs += self._run(ScheduledBatch([item.with_drafts(())], batch.copies if index == 0 else []))
         broken = {output.job_id for output in outputs if isinstance(output.error, ModelFailed)}
         if len(requests) > 1 and broken == requests:
             raise error
@@ -320,7 +326,7 @@ class Engine:
         if self.speculator is not None:
             self.speculator.learn(batch)
         for sequence in drawn.sequences:
-            if sequence.ended and sequence.job_id not in added.failed:
+            if sequence.finish_reason is not None and sequence.job_id not in added.failed:
                 self._finish(sequence)
         for job_id in added.failed:
             self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)

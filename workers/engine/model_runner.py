@@ -33,52 +33,18 @@ if TYPE_CHECKING:  # adapters are off by default
 _log = structlog.get_logger(__name__)
 
 
-class ModelRunner:
-    """A model and its paged KV cache on one device.
-
-    Args:
-        graph_sizes: numbers of rows of the steps that are recorded as CUDA graphs, ascending. Larger steps, and all
-            steps of a model that cannot be recorded, are launched kernel by kernel.
-        adapters: loads the adapters of the model; steps that have some are never recorded.
+class Runner:
+    """Computes the logits of scheduled batches.
 
     Attributes:
+        device: of the logits.
         cache: memory of the KV cache; see `make_cache`.
+        adapters: loads LoRA adapters of the model; None if it computes none.
     """
 
-    def __init__(
-        self,
-        model: Decoder,
-        size: CacheSize,
-        *,
-        max_num_seqs: int,
-        graph_sizes: tuple[int, ...] = (),
-        adapters: AdapterLoader | None = None,
-    ) -> None:
-        config = model.config
-        recorded = graph_sizes if model.recordable else ()
-        self._model = model
-        self.adapters = adapters
-        self._adapted = False  # whether rows of the step have adapters
-        self._device = model.embedding.device
-        self.cache = make_cache(
-            config.num_layers,
-            (size.num_blocks + bool(recorded), config.num_kv_heads, size.block_size, config.head_dim),
-            model.embedding.dtype,
-            self._device,
-        )
-        self._caches = layer_caches(self.cache)
-        self._graphs: StepGraphs | None = None
-        if recorded:
-            self._graphs = self._record(recorded, size, max_num_seqs)
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
-    @property
-    def recorded(self) -> bool:
-        """True if steps are replayed from CUDA graphs."""
-        return self._graphs is not None
+    device: torch.device
+    cache: Tensor
+    adapters: AdapterLoader | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -100,6 +66,50 @@ class ModelRunner:
             true; it is called between layers, or once before a graph. The batch can then be run again: its block
             copies are done, and apart from them only the cache slots of its own tokens may have changed.
         """
+        raise NotImplementedError
+
+
+class ModelRunner(Runner):
+    """A model and its paged KV cache on one device; see `Runner`.
+
+    Args:
+        graph_sizes: numbers of rows of the steps that are recorded as CUDA graphs, ascending. Larger steps, and all
+            steps of a model that cannot be recorded, are launched kernel by kernel.
+        adapters: loads the adapters of the model; steps that have some are never recorded.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        size: CacheSize,
+        *,
+        max_num_seqs: int,
+        graph_sizes: tuple[int, ...] = (),
+        adapters: AdapterLoader | None = None,
+    ) -> None:
+        config = model.config
+        recorded = graph_sizes if model.recordable else ()
+        self._model = model
+        self.adapters = adapters
+        self._adapted = False  # whether rows of the step have adapters
+        self.device = model.embedding.device
+        self.cache = make_cache(
+            config.num_layers,
+            (size.num_blocks + bool(recorded), config.num_kv_heads, size.block_size, config.head_dim),
+            model.embedding.dtype,
+            self.device,
+        )
+        self._caches = layer_caches(self.cache)
+        self._graphs: StepGraphs | None = None
+        if recorded:
+            self._graphs = self._record(recorded, size, max_num_seqs)
+
+    @property
+    def recorded(self) -> bool:
+        """True if steps are replayed from CUDA graphs."""
+        return self._graphs is not None
+
+    def run(self, batch: ScheduledBatch, interrupted: Callable[[], bool] | None = None) -> Tensor | None:
         if self.adapters is not None:
             self._adapted = self._select_adapters(self.adapters, batch)
         return self.compute(batch.copies, StepInputs.from_batch(batch), interrupted)
@@ -109,25 +119,25 @@ class ModelRunner:
         self, copies: Sequence[tuple[int, int]], step: StepInputs, interrupted: Callable[[], bool] | None = None
     ) -> Tensor | None:
         """Copy blocks, each from a source to a target, and compute a step given on the CPU; see `run`."""
-        with on_device(self._device):
+        with on_device(self.device):
             for source, target in copies:
                 for cache in self._caches:
                     cache.keys[target] = cache.keys[source]
                     cache.values[target] = cache.values[source]
             if self._graphs is not None and not self._adapted and len(step.tokens) <= self._graphs.max_rows:
                 return None if interrupted and interrupted() else self._graphs.run(step)
-            logits = self._model.forward(step.to(self._device), self._caches, interrupted or never)
+            logits = self._model.forward(step.to(self.device), self._caches, interrupted or never)
             return None if logits is None else logits.float()
 
     def _select_adapters(self, adapters: AdapterLoader, batch: ScheduledBatch) -> bool:
         sequences = ((item.num_rows, item.sequence.adapter) for item in batch.items)
-        return adapters.sites.select(sequences, self._device)
+        return adapters.sites.select(sequences, self.device)
 
     @torch.inference_mode()
     def _record(self, sizes: tuple[int, ...], cache: CacheSize, max_num_seqs: int) -> StepGraphs | None:
         """Record the graphs. Return None if that fails, as it does for code that waits for the device."""
         try:
-            with on_device(self._device):
+            with on_device(self.device):
                 return StepGraphs(
                     partial(_compute, self._model, self._caches),
                     sizes,
@@ -135,7 +145,7 @@ class ModelRunner:
                     table_width=-(-cache.max_model_len // cache.block_size),
                     spare_block=cache.num_blocks,
                     vocab_size=self._model.config.vocab_size,
-                    device=self._device,
+                    device=self.device,
                 )
         except RuntimeError as error:  # torch's out-of-memory error is one too
             _log.warning("graphs_unavailable", reason=str(error), effect="small steps take several times longer")

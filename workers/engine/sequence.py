@@ -45,6 +45,7 @@ class Sequence:
         block_table: the KV block of each `block_size` positions.
         forks: choices of the same request that wait until this one's prompt is computed, to share it.
         echo: the prompt that is sent with the first token, on the choice that computes the prompt.
+        penalized: its params change logits, by penalties or biases.
         waits: measures when the run does not compute; its choices share it.
     """
 
@@ -76,6 +77,12 @@ class Sequence:
     echo: Echo | None = None
     finish_reason: FinishReason | None = None
     waits: WaitClock = field(default_factory=WaitClock)
+    penalized: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        params = self.params
+        penalties = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
+        self.penalized = bool(penalties or params.logit_bias)
 
     @property
     def num_tokens(self) -> int:
@@ -128,6 +135,10 @@ class Sequence:
             raise EngineFailed("the request's grammar does not accept a generated token")
         self.tokens.append(token_id)
         text, self.finish_reason, stop_reason = self._detokenize(token_id)
+        if self.reasoning_parser is None and self.tool_parser is None:
+            if self.finish_reason is None:
+                return Token(self.choice, token_id, text, None, logprobs)
+            return Token(self.choice, token_id, text, self.finish_reason, logprobs, stop_reason=stop_reason)
         reasoning, is_reasoning = "", False
         if (parser := self.reasoning_parser) is not None:
             reasoning, text = parser.feed(token_id, text, self.text.length, last=self.ended)
@@ -148,8 +159,8 @@ class Sequence:
 
         The third value is the token of `stop_token_ids` or the stop string that ends the choice, if one does.
         """
-        params = self.params
-        may_stop = self.num_output_tokens > params.min_tokens  # by a string; `rules` forbids the tokens
+        params, count = self.params, len(self.tokens) - self.num_prompt_tokens
+        may_stop = count > params.min_tokens  # by a string; `rules` forbids the tokens
         is_eos = token_id in self.eos_token_ids and not params.ignore_eos
         if is_eos or token_id in params.stop_token_ids:
             text = self.text.end_at(token_id, shown=params.include_stop_str_in_output)
@@ -159,7 +170,7 @@ class Sequence:
             return text, FinishReason.STOP, stop
         if self.matcher is not None and self.matcher.finished:
             end = FinishReason.STOP
-        elif self.num_output_tokens >= self.max_tokens:
+        elif count >= self.max_tokens:
             end = FinishReason.LENGTH
         else:
             return text, None, None

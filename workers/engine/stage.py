@@ -40,10 +40,26 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or issubclass(kind, HeadraceError):
+        if error is None:
             return
-        if not issubclass(kind, Exception) and kind.__module__ != PANIC_MODULE:
-            return
-        place = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(trace)[-1:]]
-        _log.error("stage_failed", stage=self._name, error=kind.__name__, place=place, **self._ids)
-        raise EngineFailed(f"this request made the {self._name} fail") from error
+        failure = failure_of(self._name, error, **self._ids)
+        if failure is not None and failure is not error:
+            raise failure from error
+
+
+def failure_of(stage: str, error: BaseException, **ids: str) -> HeadraceError | None:
+    """Return the error that ends the request in whose stage an exception was raised; see `Stage`.
+
+    For the path of every token, where entering a Stage costs too much. None for an exception that ends the process
+    or cancels a task.
+    """
+    if isinstance(error, HeadraceError):
+        return error
+    kind = type(error)
+    if not isinstance(error, Exception) and kind.__module__ != PANIC_MODULE:
+        return None
+    place = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-1:]]
+    _log.error("stage_failed", stage=stage, error=kind.__name__, place=place, **ids)
+    failure = EngineFailed(f"this request made the {stage} fail")
+    failure.__cause__ = error
+    return failure

@@ -11,9 +11,10 @@ from shared.errors import EngineFailed, HeadraceError
 from shared.protocol import FinishReason, Token
 from workers.engine.interface import EngineOutput
 from workers.engine.sampling.logprobs import StepLogprobs
+from workers.engine.sampling.rows import Rows
 from workers.engine.sampling.sampler import NOTHING_DRAWN, forced, sample
 from workers.engine.sequence import Sequence
-from workers.engine.stage import Stage
+from workers.engine.stage import failure_of
 from workers.engine.text.tokenizer import Tokenizer
 from workers.engine.waits import EngineWaits
 
@@ -35,10 +36,12 @@ class TokenDrawer:
 
     Args:
         masks: None without support for grammars.
+        rows: draws from rows of logits.
     """
 
-    def __init__(self, tokenizer: Tokenizer, masks: MaskFiller | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, masks: MaskFiller | None, rows: Rows) -> None:
         self._tokenizer = tokenizer
+        self._rows = rows
         self._masks = masks
 
     def begin_mask(self, sequences: list[Sequence]) -> Mask | None:
@@ -49,9 +52,13 @@ class TokenDrawer:
         """Draw from logits [R, vocab], one row per sequence, which are changed in place; the mask is settled."""
         if mask is not None:
             mask.check()
-        logprobs = StepLogprobs(logits, sequences, self._tokenizer.token_bytes, self._tokenizer.special_ids)
-        drawn = sample(logits, sequences, mask)
-        tokens = [forced(sequence, token) for sequence, token in zip(sequences, drawn, strict=True)]
+        text = self._tokenizer
+        logprobs = StepLogprobs(logits, sequences, text.token_bytes, text.special_ids, self._rows)
+        drawn = sample(logits, sequences, mask, self._rows)
+        tokens = [
+            token if sequence.reasoning_parser is None else forced(sequence, token)
+            for sequence, token in zip(sequences, drawn, strict=True)
+        ]
         return Drawn(sequences, tokens, logprobs)
 
     def draw_now(self, logits: Tensor, sequences: list[Sequence]) -> Drawn:
@@ -71,7 +78,7 @@ class StepOutputs:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._tokens: dict[str, list[Token]] = {}
+        self._tokens: dict[str, tuple[Token, ...]] = {}
         self._echoes: dict[str, tuple[Token, ...]] = {}
         self._cached: dict[str, int] = {}
         self._waits: dict[str, EngineWaits] = {}
@@ -84,15 +91,18 @@ class StepOutputs:
             if job_id in self.failed:
                 continue
             try:
-                with Stage("decoding of a token", run_id=job_id):
-                    found = _append(sequence, drawn, row)
-                    if sequence.echo is not None:
-                        self._echoes[job_id] = sequence.echo.tokens(self._tokenizer.token_texts, sequence.choice)
-                        sequence.echo = None
-            except HeadraceError as error:
-                self.failed[job_id] = error
+                found = _append(sequence, drawn, row)
+                if sequence.echo is not None:
+                    self._echoes[job_id] = sequence.echo.tokens(self._tokenizer.token_texts, sequence.choice)
+                    sequence.echo = None
+            except BaseException as error:
+                failure = failure_of("decoding of a token", error, run_id=job_id)
+                if failure is None:
+                    raise
+                self.failed[job_id] = failure
                 continue
-            self._tokens.setdefault(job_id, []).extend(found)
+            known = self._tokens.get(job_id)
+            self._tokens[job_id] = found if known is None else known + found
             self._cached[job_id] = sequence.num_cached_tokens or 0
             if sequence.waits.changed:
                 self._waits[job_id] = sequence.waits.take()
@@ -100,17 +110,19 @@ class StepOutputs:
     @property
     def requests(self) -> list[str]:
         """The requests that have not failed."""
-        return [job_id for job_id in self._tokens if job_id not in self.failed]
+        return (
+            [job_id for job_id in self._tokens if job_id not in self.failed] if self.failed else list(self._tokens)
+        )
 
     def output(self, job_id: str, *, finished: bool) -> EngineOutput:
         """Return the output of a request; one that has failed ends with the tokens before its error."""
         return EngineOutput(
             job_id,
-            tuple(self._tokens.get(job_id, ())),
+            self._tokens.get(job_id, ()),
             finished,
             self.failed.get(job_id),
-            prompt=self._echoes.get(job_id, ()),
-            cached_tokens=self._cached.get(job_id, 0),
+            self._echoes.get(job_id, ()),
+            self._cached.get(job_id, 0),
             waits=self._waits.get(job_id),
         )
 

@@ -87,6 +87,8 @@ class TimedKernels:
         self._kernels = kernels
         self._clock = clock
         self.recordable, self.exact_rows = kernels.recordable, kernels.exact_rows
+        self.portable, self.rounding = kernels.portable, kernels.rounding
+        self.softmax, self.rotary_table, self.rows = kernels.softmax, kernels.rotary_table, kernels.rows
         self.packed, self.keeps_groups = kernels.packed, kernels.keeps_groups
         self.products: list[tuple[Linear, int, int]] = []
         self.attention = clock.timed("attention", kernels.attention)

@@ -25,14 +25,22 @@ def engine(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show how a step spends its time, and its lower bound, instead.")
     ] = False,
+    null_model: Annotated[
+        bool, typer.Option("--null-model", help="Show what a token costs a worker beside the model, instead.")
+    ] = False,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences with --null-model.")] = 256,
+    step_ms: Annotated[int, typer.Option(min=0, help="Milliseconds of a step with --null-model.")] = 25,
 ) -> None:
     """Measure the output tokens/s of the engine alone, in pairs with other engines on the same work."""
     from headrace.bench.engine.engine_throughput import measure_engine
     from headrace.bench.engine.profile import Profile
     from headrace.bench.harness.subprocess_run import run_in_subprocess
+    from headrace.bench.worker.null_model import measure_null_model
 
-    if profile:
-        result: Any = Profile(
+    if null_model:
+        result: Any = measure_null_model(model, sequences, step_ms)
+    elif profile:
+        result = Profile(
             **run_in_subprocess("headrace.bench.engine.profile", model, seed, concurrency, quantization)
         )
     else:

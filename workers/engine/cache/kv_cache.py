@@ -39,10 +39,13 @@ class KVCacheManager:
 
         Return False, and change nothing, if the pool has too few blocks.
         """
+        table = sequence.block_table
+        writes_shared = self._writes_shared(sequence)
+        if num_tokens <= len(table) * self.block_size and not writes_shared:  # nearly always
+            return True
         if self.blocks_needed(sequence, num_tokens) > self.pool.num_free:
             return False
-        table = sequence.block_table
-        if self._writes_shared(sequence):
+        if writes_shared:
             at, block = sequence.num_computed_tokens // self.block_size, self.pool.allocate()
             self._copies.append((table[at], block))
             self.pool.release(table[at])
@@ -88,7 +91,7 @@ class KVCacheManager:
         """Count tokens whose keys and values are now in the cache, and register the blocks they fill."""
         first = sequence.num_computed_tokens // self.block_size
         sequence.num_computed_tokens += num_new_tokens
-        if self.prefixes is not None:
+        if self.prefixes is not None and sequence.num_computed_tokens // self.block_size > first:
             self.prefixes.register(sequence, first)
 
     def invalidate(self, sequence: Sequence) -> None:

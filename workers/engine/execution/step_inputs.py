@@ -6,6 +6,8 @@ A row consists of its token, its position and the number of its sequence, which 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +16,7 @@ from torch import Tensor
 from workers.engine.scheduling.scheduler import ScheduledBatch
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Rows start … start + length - 1 of one sequence; the first has the position `position` in it."""
 
     start: int
@@ -54,16 +55,20 @@ class StepInputs:
         score_rows: list[int] = []
         for item in batch.items:
             sequence, start = item.sequence, item.sequence.num_computed_tokens
-            score_rows += [len(tokens) - start + position for position in item.scores]
-            spans.append(Span(len(tokens), item.num_rows, start))
-            tokens += sequence.tokens[start : start + item.num_new_tokens]
+            if sequence.echo is not None:
+                score_rows += [len(tokens) - start + position for position in item.scores]
+            spans.append(Span(len(tokens), item.num_new_tokens + len(item.drafts), start))
+            if item.num_new_tokens == 1:
+                tokens.append(sequence.tokens[start])
+            else:
+                tokens += sequence.tokens[start : start + item.num_new_tokens]
             if item.samples:
                 sample_rows.append(len(tokens) - 1)
-            draft_rows += range(len(tokens), len(tokens) + len(item.drafts))
-            tokens += item.drafts
-        lengths = np.array([span.length for span in spans])
-        starts = np.array([span.start for span in spans])
-        offsets = np.array([span.position for span in spans]) - starts
+            if item.drafts:
+                draft_rows += range(len(tokens), len(tokens) + len(item.drafts))
+                tokens += item.drafts
+        starts, lengths, positions = np.array(spans, np.int64).T
+        offsets = positions - starts
 
         def tensor(array: list[int] | np.ndarray) -> Tensor:
             return torch.as_tensor(np.asarray(array, np.int64))
@@ -84,7 +89,8 @@ class StepInputs:
 
 def _block_tables(batch: ScheduledBatch) -> np.ndarray:
     tables = [item.sequence.block_table for item in batch.items]
-    padded = np.zeros((len(tables), max(map(len, tables))), np.int64)
-    for row, table in zip(padded, tables, strict=True):
-        row[: len(table)] = table
+    lengths = np.array([len(table) for table in tables])
+    padded = np.zeros((len(tables), lengths.max()), np.int64)
+    held = np.arange(padded.shape[1]) < lengths[:, None]
+    padded[held] = np.fromiter(chain.from_iterable(tables), np.int64, lengths.sum())
     return padded

@@ -17,6 +17,7 @@ from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionF
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear
+from workers.engine.sampling.rows import Rows
 
 SWIGLU_STEEPNESS, SWIGLU_LIMIT = 1.702, 7.0  # of gpt-oss
 
@@ -56,6 +57,8 @@ class Kernels(Protocol):
     Attributes:
         recordable: no operation waits for the device or reads `StepInputs.spans`, so a CUDA graph can record them.
         exact_rows: a row's bits depend neither on the number of rows nor on their sequences.
+        portable: bits do not depend on the width of the CPU's vectors.
+        rounding: what bits depend on beside the source; empty for nothing.
         packed: the packed weights exist already, so that `linear` uses only the shapes of its weights.
         keeps_groups: weights that a checkpoint stores in groups stay as they are; otherwise they are expanded.
     """
@@ -65,6 +68,12 @@ class Kernels(Protocol):
 
     @property
     def exact_rows(self) -> bool: ...
+
+    @property
+    def portable(self) -> bool: ...
+
+    @property
+    def rounding(self) -> str: ...
 
     @property
     def packed(self) -> bool: ...
@@ -121,6 +130,15 @@ class Kernels(Protocol):
 
     def activate(self, gate_up: Tensor, activation: Activation = Activation.SILU) -> Tensor:
         """Return the activation of gate and up, side by side: [T, 2 * n] to [T, n]."""
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """Return the softmax of each row, [T, n] float32."""
+
+    def rotary_table(self, frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines, each [length, n] float32 on the CPU, of each position times n frequencies."""
+
+    def rows(self) -> Rows:
+        """Return the operations on rows of logits, for one engine."""
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         """Return cap * tanh(x / cap), and overwrite x or not."""

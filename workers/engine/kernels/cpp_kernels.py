@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
@@ -21,6 +22,7 @@ from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
 from workers.engine.quantization.unquantized import UNQUANTIZED
+from workers.engine.sampling.cpp_rows import CppRows
 
 _NO_WINDOW = 2**62  # positions: more than any sequence has
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -30,6 +32,10 @@ _SIGNATURES: dict[str, list[Any]] = {
     "hr_soft_cap": [_POINTER] + [_COUNT] * 2 + [_FLOAT],
     "hr_rope_and_cache": [_POINTER] * 3 + [_FLOAT] + [_POINTER] * 5 + [_COUNT] * 6 + [_POINTER] * 3,
     "hr_attention": [_POINTER] * 6 + [_COUNT] * 6 + [_FLOAT] * 2 + [_COUNT] + [_POINTER] * 2,
+    "hr_softmax": [_POINTER] * 2 + [_COUNT] * 2,
+    "hr_log_softmax": [_POINTER] * 2 + [_COUNT] * 2,
+    "hr_rotary_table": [_POINTER] * 3 + [_COUNT] * 2,
+    "hr_draw": [_POINTER] * 3 + [_COUNT] * 2,
     "hr_pack": [_POINTER] * 2 + [_COUNT] * 2,
     "hr_product": [_POINTER] * 4 + [_COUNT] * 3,
     "hr_int8_pack": [_POINTER] * 3 + [_COUNT] * 2,
@@ -49,13 +55,13 @@ class CppKernels:
     """
 
     recordable = False
-    exact_rows = True
+    exact_rows = portable = True
 
     def __init__(self, library: ctypes.CDLL, quantization: Quantization, arrays: PackedArrays = OWN_ARRAYS) -> None:
         for name, signature in _SIGNATURES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = signature, None
-        library.hr_panel.restype = _COUNT
+        library.hr_panel.restype = library.hr_fuses.restype = _COUNT
         self._library = library
         self._quantization = quantization
         self._arrays = arrays
@@ -64,6 +70,10 @@ class CppKernels:
     def with_arrays(self, arrays: PackedArrays) -> CppKernels:
         """Return kernels whose linear layers have their packed weights in `arrays`."""
         return CppKernels(self._library, self._quantization, arrays)
+
+    @property
+    def rounding(self) -> str:
+        return "fused" if self._library.hr_fuses() else "unfused"
 
     @property
     def packed(self) -> bool:
@@ -159,6 +169,20 @@ class CppKernels:
         pointers = (gate_up.data_ptr(), out.data_ptr())
         self._library.hr_activate(*pointers, rows, size, activation, SWIGLU_STEEPNESS, SWIGLU_LIMIT)
         return out
+
+    def softmax(self, x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        self._library.hr_softmax(x.data_ptr(), out.data_ptr(), *x.shape)
+        return out
+
+    def rotary_table(self, frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        cosines, sines = (torch.empty(length, len(frequencies)) for _ in range(2))
+        pointers = (frequencies.data_ptr(), cosines.data_ptr(), sines.data_ptr())
+        self._library.hr_rotary_table(*pointers, length, len(frequencies))
+        return cosines, sines
+
+    def rows(self) -> CppRows:
+        return CppRows(self._library)
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         self._library.hr_soft_cap(x.data_ptr(), *x.shape, cap)

@@ -21,6 +21,8 @@ from workers.engine.quantization.grouped_linear import TorchGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
+from workers.engine.sampling.rows import Rows
+from workers.engine.sampling.torch_rows import TORCH_ROWS
 
 
 class TorchKernels:
@@ -31,7 +33,8 @@ class TorchKernels:
     """
 
     recordable = False
-    exact_rows = False
+    exact_rows = portable = False
+    rounding = ""
     packed = keeps_groups = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
@@ -90,8 +93,23 @@ class TorchKernels:
         gate, up = gate.clamp(max=SWIGLU_LIMIT), up.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT)
         return (up + 1) * (gate * (gate * SWIGLU_STEEPNESS).sigmoid())
 
+    def softmax(self, x: Tensor) -> Tensor:
+        return x.softmax(-1)
+
+    def rotary_table(self, frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        return rotary_table(frequencies, length)
+
+    def rows(self) -> Rows:
+        return TORCH_ROWS
+
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return (x / cap).tanh() * cap
+
+
+def rotary_table(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of each position's angles; see `Kernels`."""
+    angles = torch.arange(length).float()[:, None] * frequencies
+    return angles.cos(), angles.sin()
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -18,10 +18,13 @@ from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
 from workers.engine.kernels.attention_triton import attend, merge
 from workers.engine.kernels.rows_triton import activate, add_rms_norm, rope_and_cache
+from workers.engine.kernels.torch_kernels import rotary_table
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
+from workers.engine.sampling.rows import Rows
+from workers.engine.sampling.torch_rows import TORCH_ROWS
 
 _MIN_DOT_SIZE = 16  # rows, columns and depth of Triton's smallest matrix product
 _COLUMNS_PER_PROGRAM = 1024  # of a row of the activation
@@ -39,6 +42,8 @@ class TritonKernels:
     """
 
     recordable = True
+    portable = False
+    rounding = ""
     exact_rows = False  # cuBLAS chooses its kernels by the number of rows
     packed = False
 
@@ -160,6 +165,15 @@ class TritonKernels:
             LIMIT=SWIGLU_LIMIT,
         )
         return out
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return x.softmax(-1)
+
+    def rotary_table(self, frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        return rotary_table(frequencies, length)
+
+    def rows(self) -> Rows:
+        return TORCH_ROWS
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return (x / cap).tanh() * cap

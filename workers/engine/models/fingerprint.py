@@ -1,13 +1,14 @@
 """Fingerprint of an engine: equal for engines that compute the same bits.
 
-The compiled kernels compute the same logits with vectors of any width. torch does not: it draws tokens by a softmax
-whose sums depend on the width. So the width counts.
+The compiled kernels compute the same bits with vectors of any width. torch does not: its sums and its functions
+depend on the width, which counts where torch computes more than single operations.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,14 +25,17 @@ DIGEST_BYTES = 6
 SMALL_BYTES = 2**26  # a file up to this size is hashed in less than 0.2 s, and its hash is not kept
 
 
-def describe_computation(weights: str, device: torch.device, **parts: str) -> dict[str, str]:
+def describe_computation(
+    weights: str, device: torch.device, *, portable: bool = False, **parts: str
+) -> dict[str, str]:
     """Return what the bits of an engine depend on, by name.
 
     Args:
         weights: their hash, by `hash_weights`.
+        portable: the bits do not depend on the width of the CPU's vectors.
     """
     common = {"protocol": str(PROTOCOL_VERSION), "torch": str(torch.__version__), "weights": weights}
-    return common | _kind(device) | parts
+    return common | _kind(device, portable=portable) | parts
 
 
 def fingerprint(computation: Mapping[str, str]) -> str:
@@ -45,7 +49,7 @@ def kernels_identity(kernels: Kernels) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for pattern in KERNEL_SOURCES for path in build.SOURCE_FOLDER.glob(pattern)):
         digest.update(path.read_bytes())
-    return f"{type(kernels).__name__} {digest.hexdigest()}"
+    return f"{type(kernels).__name__} {kernels.rounding} {digest.hexdigest()}".replace("  ", " ")
 
 
 def hash_weights(folder: Path, cache: Path | None) -> str:
@@ -60,9 +64,11 @@ def hash_weights(folder: Path, cache: Path | None) -> str:
     return digest.hexdigest()
 
 
-def _kind(device: torch.device) -> dict[str, str]:
+def _kind(device: torch.device, *, portable: bool) -> dict[str, str]:
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device)}
+    if portable:
+        return {"device": device.type, "machine": platform.machine()}
     return {"device": device.type, "vectors": torch.backends.cpu.get_cpu_capability()}
 
 

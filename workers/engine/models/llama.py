@@ -134,10 +134,11 @@ def load_llama(
     """Load a checkpoint with Hugging Face's tensor names. Raises ConfigError where it does not fit `config`."""
     shape = config.vocab_size, config.hidden_size
     embedding = reader.tensor("model.embed_tokens.weight", *shape)
-    layout = _layout(config, max_model_len, embedding.device)
+    layout = _layout(config, max_model_len, kernels, embedding.device)
     local_layout = layout
     if config.local_rope is not None:
-        local_layout = _layout(replace(config, rope=config.local_rope), max_model_len, embedding.device)
+        local = replace(config, rope=config.local_rope)
+        local_layout = _layout(local, max_model_len, kernels, embedding.device)
     layers = []
     for index, window in enumerate(config.windows):
         layers.append(_load_layer(reader, config, index, layout if window is None else local_layout, kernels))
@@ -150,8 +151,8 @@ def load_llama(
     return Llama(config, weights, kernels)
 
 
-def _layout(c: LlamaModelConfig, length: int, device: torch.device) -> HeadLayout:
-    cos, sin = (table.to(device) for table in rope_table(c.rope, c.head_dim, length))
+def _layout(c: LlamaModelConfig, length: int, kernels: Kernels, device: torch.device) -> HeadLayout:
+    cos, sin = (table.to(device) for table in rope_table(c.rope, c.head_dim, length, kernels))
     return HeadLayout(c.num_heads, c.num_kv_heads, c.head_dim, cos, sin, c.norm_eps)
 
 

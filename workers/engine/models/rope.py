@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.kernels import Kernels
 from workers.engine.models.llama_config import RopeConfig
 
 
-def rope_table(rope: RopeConfig, head_dim: int, length: int) -> tuple[Tensor, Tensor]:
+def rope_table(rope: RopeConfig, head_dim: int, length: int, kernels: Kernels) -> tuple[Tensor, Tensor]:
     """Return cosines and sines, each [length, head_dim / 2] float32, for each position and frequency."""
-    inv_freq = 1.0 / (rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    inv_freq = 1.0 / torch.tensor(
+        [rope.theta**each for each in exponents.tolist()]
+    )  # torch's powers depend on the CPU
     scale = 1.0
     if rope.kind == "linear":
         inv_freq = inv_freq / rope.scaling["factor"]
@@ -29,8 +33,8 @@ def rope_table(rope: RopeConfig, head_dim: int, length: int) -> tuple[Tensor, Te
     elif rope.kind == "yarn":
         inv_freq = _yarn(inv_freq, rope, head_dim)
         scale = _yarn_scale(rope.scaling)
-    angles = torch.arange(length).float()[:, None] * inv_freq
-    return angles.cos() * scale, angles.sin() * scale
+    cosines, sines = kernels.rotary_table(inv_freq, length)
+    return cosines * scale, sines * scale
 
 
 def _llama3(inv_freq: Tensor, scaling: dict[str, Any]) -> Tensor:

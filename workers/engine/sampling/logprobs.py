@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from shared.protocol import TokenLogprobs
+from workers.engine.sampling.rows import Rows
+from workers.engine.sampling.torch_rows import TORCH_ROWS
 from workers.engine.sequence import Sequence
 
 MIN_LOGPROB = -9999.0  # in place of minus infinity, which JSON cannot express; the value that OpenAI uses
@@ -25,6 +27,7 @@ class StepLogprobs:
         logits: [R, vocab] float32, one row per sequence.
         token_bytes: returns the bytes of a token id; `first` says that the token begins its text.
         special_ids: tokens that an answer's text may leave out.
+        kernels: computes the log-probabilities.
     """
 
     def __init__(
@@ -33,12 +36,13 @@ class StepLogprobs:
         sequences: list[Sequence],
         token_bytes: Callable[..., bytes],
         special_ids: frozenset[int] = frozenset(),
+        kernels: Rows = TORCH_ROWS,
     ) -> None:
         rows = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
         self._tops = {row: sequences[row].params.logprobs or 0 for row in rows}
         self._index = {row: index for index, row in enumerate(rows)}
         with torch.inference_mode():
-            self._values = logits[rows].log_softmax(-1).clamp_(min=MIN_LOGPROB) if rows else logits[:0]
+            self._values = kernels.log_softmax(logits[rows]).clamp_(min=MIN_LOGPROB) if rows else logits[:0]
         self._sequences = sequences
         self._token_bytes = token_bytes
         self._special_ids = special_ids

@@ -10,97 +10,40 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shared.protocol import SamplingParams
-from workers.engine.sampling.typical import keep_typical
+from workers.engine.sampling.rows import Rows, is_greedy
+from workers.engine.sampling.torch_rows import TORCH_ROWS
 from workers.engine.sequence import Sequence
 
 if TYPE_CHECKING:  # the module needs llguidance
     from workers.engine.grammar.matcher import Mask
 
-MAX_PARTIAL_SORT = 1024  # most likely tokens to sort; all are sorted if these are not enough
 NOTHING_DRAWN = (
     "the model's output is NaN or infinite, or the grammar allows no token"  # where `sample` returns None
 )
-MIN_TEMPERATURE = 1e-5  # lower temperatures would overflow, and are greedy
-_MASK_64 = 2**64 - 1
-
-
-def noise_key(seed: int, choice: int, position: int) -> tuple[int, int]:
-    """Hash the three numbers to two 32-bit words with the finalizer of SplitMix64.
-
-    https://doi.org/10.1145/2660193.2660195
-    """
-    state = 0
-    for part in (seed, choice, position):
-        state = (state ^ part) + 0x9E3779B97F4A7C15 & _MASK_64
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK_64
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK_64
-        state ^= state >> 31
-    return state >> 32, state & 0xFFFFFFFF
-
-
-def exponentials(keys: list[tuple[int, int]], vocab: int, device: torch.device) -> Tensor:
-    """Draw from the standard exponential distribution for each key and token: [R, vocab] float32."""
-    words = key_words(keys, device)
-    tokens = torch.arange(vocab, dtype=torch.int32, device=device)
-    return uniforms(tokens, words[:, :1], words[:, 1:]).log_().neg_()
-
-
-def key_words(keys: list[tuple[int, int]], device: torch.device) -> Tensor:
-    """Return the words of keys as a tensor: [R, 2] int32."""
-    return torch.tensor([[_signed(word) for word in key] for key in keys], dtype=torch.int32, device=device)
-
-
-def uniforms(tokens: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Draw a number between 0 and 1, without either, for each token id and words of a key, which are broadcast.
-
-    The generator is counter-based: two rounds of the integer hash lowbias32 over the token id and the key
-    (https://github.com/skeeto/hash-prospector), in wrapping 32-bit arithmetic.
-    """
-    bits = _lowbias32(_lowbias32(tokens ^ first).add_(second))
-    # 23 bits plus a half are exact in float32; one more bit could round up to 1, whose draw of 0 would give 0 / 0
-    return bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
-
-
-def _lowbias32(x: Tensor) -> Tensor:
-    x ^= (x >> 16) & 0xFFFF  # int32 shifts are arithmetic; the mask makes them logical
-    x *= 0x7FEB352D
-    x ^= (x >> 15) & 0x1FFFF
-    x *= _signed(0x846CA68B)
-    x ^= (x >> 16) & 0xFFFF
-    return x
-
-
-def _signed(word: int) -> int:
-    return word - 2**32 if word >= 2**31 else word
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) -> list[int | None]:
+def sample(
+    logits: Tensor, sequences: list[Sequence], mask: Mask | None = None, rows: Rows = TORCH_ROWS
+) -> list[int | None]:
     """Draw the next token of each sequence; None where the logits are not finite or the grammar allows no token.
 
     Args:
         logits: [R, vocab] float32, one row per sequence; penalties and grammars change it in place.
         mask: the tokens that the rows with a grammar allow.
+        rows: draws from the result.
     """
-    for row, sequence in zip(logits, sequences, strict=True):
+    for row, sequence in enumerate(sequences):
         if sequence.watermark is not None:  # first, as in TGI
-            sequence.watermark.bias(row, sequence.tokens)
-        _penalize(row, sequence)
+            sequence.watermark.bias(logits[row], sequence.tokens)
+        if sequence.penalized:
+            _penalize(logits[row], sequence)
     if mask is not None:
         mask.apply(logits)
-    for i, sequence in enumerate(sequences):
+    for row, sequence in enumerate(sequences):
         if sequence.rules is not None:
-            sequence.rules.apply(logits[i], sequence.tokens, sequence.num_prompt_tokens)
-    highest, tokens = logits.max(dim=-1)
-    finite = highest.isfinite().tolist()
-    drawn: list[int | None] = [t if ok else None for t, ok in zip(tokens.tolist(), finite, strict=True)]
-    rows = [i for i, s in enumerate(sequences) if finite[i] and not is_greedy(s.params)]
-    if rows:
-        picked = logits if len(rows) == len(sequences) else logits[rows]
-        for i, token in zip(rows, _draw(picked, [sequences[i] for i in rows]).tolist(), strict=True):
-            drawn[i] = token
-    return drawn
+            sequence.rules.apply(logits[row], sequence.tokens, sequence.num_prompt_tokens)
+    return rows.draw(logits, sequences)
 
 
 def forced(sequence: Sequence, drawn: int | None) -> int | None:
@@ -111,20 +54,13 @@ def forced(sequence: Sequence, drawn: int | None) -> int | None:
 
 def takes_most_likely(sequence: Sequence) -> bool:
     """Return whether the model's most likely token is always the next one, whatever the tokens so far."""
-    params = sequence.params
-    penalized = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
     restricted = (
         sequence.rules is not None
         or sequence.watermark is not None
         or sequence.matcher is not None
         or sequence.forced_token is not None
     )
-    return is_greedy(params) and not (penalized or params.logit_bias or restricted)
-
-
-def is_greedy(params: SamplingParams) -> bool:
-    """Return True if the most likely token is taken, without a draw."""
-    return params.temperature < MIN_TEMPERATURE or params.top_p == 0
+    return is_greedy(sequence.params) and not (sequence.penalized or restricted)
 
 
 def _penalize(row: Tensor, sequence: Sequence) -> None:
@@ -142,57 +78,3 @@ def _penalize(row: Tensor, sequence: Sequence) -> None:
     if params.logit_bias:
         biased = torch.tensor(list(params.logit_bias), device=row.device)
         row[biased] += torch.tensor(list(params.logit_bias.values()), device=row.device)
-
-
-def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
-    """Draw from the filtered distribution by an exponential race, argmax of p / E: [R] int64.
-
-    Here rounding matters only if two tokens almost tie; inverting a cumulative sum, it would at the border of every
-    token. So an answer that is continued on another machine stays the same.
-    """
-    params = [sequence.params for sequence in sequences]
-    temperatures = torch.tensor([p.temperature for p in params], device=logits.device)
-    probs = (logits / temperatures[:, None]).softmax(-1)
-    if any(p.top_k or p.top_p < 1.0 or p.min_p for p in params):
-        probs = probs.masked_fill(probs < thresholds(probs, params)[:, None], 0)
-    if any(p.typical_p < 1.0 for p in params):
-        probs = keep_typical(probs, params)
-    keys = [_noise_key(sequence) for sequence in sequences]
-    return (probs / exponentials(keys, probs.shape[1], logits.device)).argmax(-1)
-
-
-def _noise_key(sequence: Sequence) -> tuple[int, int]:
-    draw = noise_key if sequence.watermark is None else sequence.watermark.noise_key
-    return draw(sequence.params.seed, sequence.choice, sequence.num_output_tokens)
-
-
-def thresholds(probs: Tensor, params: list[SamplingParams]) -> Tensor:
-    """Return the lowest probability that passes top-k, top-p over the remaining tokens, and min-p: [R].
-
-    Tokens as likely as the last one kept are kept too.
-    """
-    width = min(MAX_PARTIAL_SORT, probs.shape[1])
-    least, settled = _thresholds(probs.topk(width).values, params, probs.shape[1])
-    if not all(settled):
-        rows = [i for i, done in enumerate(settled) if not done]
-        ordered = probs[rows].sort(descending=True).values
-        least[rows], _ = _thresholds(ordered, [params[i] for i in rows], probs.shape[1])
-    return least
-
-
-def _thresholds(ordered: Tensor, params: list[SamplingParams], vocab: int) -> tuple[Tensor, list[bool]]:
-    """Return thresholds from each row's top tokens, [R, width] descending, and whether these were enough."""
-    device, width = ordered.device, ordered.shape[1]
-    ks = torch.tensor([min(p.top_k or vocab, vocab) for p in params], device=device)
-    cumulative = ordered.cumsum(-1, dtype=torch.float64)
-    last_of_k = ks.clamp(max=width) - 1
-    mass = torch.where(ks < vocab, cumulative.gather(1, last_of_k[:, None])[:, 0], 1.0)
-    wanted = torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device) * mass
-    ahead = cumulative - ordered  # a token is kept while the mass ahead of it is below the wanted mass
-    kept = torch.minimum((ahead < wanted[:, None]).sum(-1), last_of_k + 1).clamp(min=1)
-    unlimited = torch.tensor([p.top_p >= 1.0 and not p.top_k for p in params], device=device)
-    least = torch.where(unlimited, 0, ordered.gather(1, kept[:, None] - 1)[:, 0])
-    min_p = torch.tensor([p.min_p for p in params], device=device)
-    known = (kept < width) & ((ks <= width) | (ks == vocab))
-    settled = unlimited | known if width < vocab else torch.ones_like(unlimited)
-    return torch.maximum(least, ordered[:, 0] * min_p), settled.tolist()

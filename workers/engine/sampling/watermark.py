@@ -18,7 +18,7 @@ from torch import Tensor
 from shared.errors import ConfigError, InvalidRequest
 from shared.protocol import SamplingParams
 from shared.settings import Settings
-from workers.engine.sampling.sampler import is_greedy, noise_key
+from workers.engine.sampling.rows import is_greedy, noise_key
 
 TGI_KEY = 15_485_863
 MAX_KEY = 2**32 - 1  # torch's generator on a CPU uses this much of a seed
@@ -98,7 +98,7 @@ class GumbelMark:
 
 
 def ring_key(key: int, place: int) -> tuple[int, int]:
-    """Return the two words of 32 bits at a place of the key's ring; see `sampler.uniforms`."""
+    """Return the two words of 32 bits at a place of the key's ring; see `torch_rows.uniforms`."""
     words = hashlib.blake2b(place.to_bytes(4, "little"), digest_size=8, key=key.to_bytes(8, "little")).digest()
     return int.from_bytes(words[:4], "little"), int.from_bytes(words[4:], "little")
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from workers.engine.sampling.sampler import key_words, uniforms
+from workers.engine.sampling.torch_rows import key_words, uniforms
 from workers.engine.sampling.watermark import RING, GreenListMark, GumbelMark, TokenMark, green_list, ring_key
 
 SHORTEST_PART = 32  # tokens; parts of a text down to this size are scored alone, too

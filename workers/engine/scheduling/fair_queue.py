@@ -153,9 +153,9 @@ class WaitingQueue:
     def take(self, sequence: Sequence) -> None:
         self._classes[sequence.priority].take(sequence)
 
-    def charge(self, sequence: Sequence) -> None:
-        """Charge a generated token to the sequence's tenant."""
-        self._classes[sequence.priority].charge(sequence.tenant, 1)
+    def charge(self, priority: PriorityClass, tenant: str, tokens: int) -> None:
+        """Charge generated tokens of sequences of a class to their tenant."""
+        self._classes[priority].charge(tenant, tokens)
 
     def head(self, fits: Callable[[Sequence], bool]) -> Sequence | None:
         """Return the next sequence that fits, from the most urgent class with waiting sequences."""

@@ -7,8 +7,12 @@ cache, and each step brings the second number closer to the first.
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
 
 from shared.protocol import PriorityClass
 from workers.engine.cache.kv_cache import KVCacheManager
@@ -18,26 +22,32 @@ from workers.engine.scheduling.prompt_budget import share_prompt_budget
 from workers.engine.sequence import Sequence
 
 
-@dataclass(frozen=True)
-class ScheduledSequence:
+class ScheduledSequence(msgspec.Struct, frozen=True):
     """The next `num_new_tokens` tokens after the computed ones of `sequence`.
 
+    A struct, since one is created for each token of an answer.
+
     Attributes:
+        samples: this step computes the sequence's last token, so that the next one can be drawn.
         drafts: tokens that may follow the sequence's last one, to be computed in the same step.
     """
 
     sequence: Sequence
     num_new_tokens: int
+    samples: bool
     drafts: tuple[int, ...] = ()
+
+    @classmethod
+    def next_of(cls, sequence: Sequence, num_new_tokens: int) -> ScheduledSequence:
+        """Return the next tokens of a sequence."""
+        return cls(sequence, num_new_tokens, num_new_tokens == sequence.num_uncomputed_tokens)
+
+    def with_drafts(self, drafts: tuple[int, ...]) -> ScheduledSequence:
+        return ScheduledSequence(self.sequence, self.num_new_tokens, self.samples, drafts)
 
     @property
     def num_rows(self) -> int:
         return self.num_new_tokens + len(self.drafts)
-
-    @property
-    def samples(self) -> bool:
-        """True if this step computes the sequence's last token, so that the next one can be drawn."""
-        return self.num_new_tokens == self.sequence.num_uncomputed_tokens
 
     @property
     def scores(self) -> range:
@@ -54,13 +64,13 @@ class ScheduledBatch:
     items: list[ScheduledSequence]
     copies: list[tuple[int, int]]
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
-        return sum(item.num_rows for item in self.items)
+        return sum([item.num_new_tokens for item in self.items]) + self.num_drafts
 
-    @property
+    @cached_property
     def num_drafts(self) -> int:
-        return sum(len(item.drafts) for item in self.items)
+        return sum([len(item.drafts) for item in self.items])
 
     @property
     def interruptible(self) -> bool:
@@ -68,7 +78,7 @@ class ScheduledBatch:
 
         The steps that follow leave such rows out until the new prompt is computed, so no step is abandoned twice.
         """
-        return any(item.sequence.priority is PriorityClass.BATCH for item in self.items)
+        return PriorityClass.BATCH in [item.sequence.priority for item in self.items]
 
 
 class Scheduler:
@@ -137,13 +147,15 @@ class Scheduler:
         rows = self._runnable()
         items: list[ScheduledSequence] = []
         budget = self._max_num_batched_tokens
-        prompts = [sequence for sequence in rows if sequence.num_uncomputed_tokens > 1]
+        prompts = [sequence for sequence in rows if len(sequence.tokens) - sequence.num_computed_tokens > 1]
         chunks = share_prompt_budget(prompts, max(1, budget - (len(rows) - len(prompts))), self._weights)
+        preemptions = self.num_preemptions
         for sequence in rows:
-            num_new = min(chunks.get(sequence, 1), budget)
-            is_preempted = sequence in self._waiting or (sequence.ended and not sequence.block_table)
-            if num_new and not is_preempted and self._extend_blocks(sequence, num_new):
-                items.append(ScheduledSequence(sequence, num_new))
+            num_new = min(chunks.get(sequence, 1), budget) if chunks else min(1, budget)
+            if self.num_preemptions > preemptions and sequence in self._waiting:
+                continue
+            if num_new and not self._has_lost_padding(sequence) and self._extend_blocks(sequence, num_new):
+                items.append(ScheduledSequence.next_of(sequence, num_new))
                 budget -= num_new
         return ScheduledBatch(items, self._cache.take_copies())
 
@@ -159,26 +171,29 @@ class Scheduler:
         for item in batch.items:
             wanted = drafts.get(item.sequence, ())[:budget]
             room = self._cache.extend(item.sequence, item.sequence.num_tokens, len(wanted))
-            items.append(replace(item, drafts=wanted[:room]))
+            items.append(item.with_drafts(wanted[:room]))
             budget -= min(room, len(wanted))
         return ScheduledBatch(items, batch.copies)
 
     def advance(self, batch: ScheduledBatch) -> None:
         """Count the tokens that the step computed, and start the choices that waited for a prompt."""
+        drawn: list[tuple[PriorityClass, str]] = []
         for item in batch.items:
             sequence = item.sequence
-            if sequence.ended:  # padding
+            if sequence.finish_reason is not None:  # padding
                 continue
             if item.samples:
                 sequence.preempted = False
-                self._waiting.charge(sequence)
+                drawn.append((sequence.priority, sequence.tenant))
             self._cache.advance(sequence, item.num_new_tokens)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._fork(sequence)
+        for (priority, tenant), tokens in Counter(drawn).items():
+            self._waiting.charge(priority, tenant, tokens)
 
     def accept_draft(self, sequence: Sequence) -> None:
         """Count a drafted token that has become the sequence's last one: its keys and values are in the cache."""
-        self._waiting.charge(sequence)
+        self._waiting.charge(sequence.priority, sequence.tenant, 1)
         self._cache.advance(sequence, 1)
 
     def end_drafts(self, batch: ScheduledBatch) -> None:
@@ -189,9 +204,17 @@ class Scheduler:
 
     def _runnable(self) -> list[Sequence]:
         """Return the running sequences that may compute in this step, most urgent first, padding last."""
-        rows = sorted(self.running, key=lambda sequence: sequence.ended)
+        rows = list(self.running)
+        if self._policy.pads:
+            rows.sort(key=lambda sequence: sequence.ended)
         urgent = [sequence for sequence in rows if sequence.priority is not PriorityClass.BATCH]
+        if len(urgent) == len(rows):
+            return rows
         return urgent if any(sequence.prefilling for sequence in urgent) else rows
+
+    def _has_lost_padding(self, sequence: Sequence) -> bool:
+        """Return whether the sequence is padding whose blocks were taken."""
+        return self._policy.pads and sequence.ended and not sequence.block_table
 
     def _admit(self) -> None:
         """Start waiting sequences as long as tokens, seats and blocks last."""

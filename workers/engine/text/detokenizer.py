@@ -16,6 +16,21 @@ MAX_WINDOW_TOKENS = 64  # for bytes that never form a character
 MAX_CHARACTER_TOKENS = 4  # the bytes of one character, each a token of its own
 
 
+class TokenTexts(dict[int, str | None]):
+    """Texts of tokens that are the same in any context, None for tokens with a part of a character.
+
+    Each is decoded at its first use. For a decoder that joins the bytes of tokens.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+
+    def __missing__(self, token_id: int) -> str | None:
+        text = self._decode([token_id])
+        found = self[token_id] = None if REPLACEMENT in text else text
+        return found
+
+
 class Detokenizer:
     """Incremental detokenizer of one answer.
 
@@ -26,15 +41,20 @@ class Detokenizer:
     Args:
         decode: returns the text of token ids.
         ends_within_character: returns whether the bytes of token ids end with the beginning of a character.
+        texts: of single tokens, if the decoder joins their bytes. The window then has an unfinished character only.
 
     Attributes:
         length: number of characters returned so far.
     """
 
     def __init__(
-        self, decode: Callable[[list[int]], str], ends_within_character: Callable[[list[int]], bool]
+        self,
+        decode: Callable[[list[int]], str],
+        ends_within_character: Callable[[list[int]], bool],
+        texts: TokenTexts | None = None,
     ) -> None:
         self.length = 0
+        self._texts = texts
         self._decode = decode
         self._ends_within_character = ends_within_character
         self._window: list[int] = []
@@ -42,13 +62,20 @@ class Detokenizer:
 
     def feed(self, token_id: int) -> str:
         """Add a token, and return the text that is now final."""
+        if self._texts is not None and not self._window:
+            known = self._texts[token_id]
+            if known is not None:
+                self.length += len(known)
+                return known
         self._window.append(token_id)
         text = self._decode(self._window)
         whole = not text.endswith(REPLACEMENT)
         settled = text if whole else text.rstrip(REPLACEMENT)
         new = settled[self._emitted :]
         self._emitted = max(self._emitted, len(settled))
-        if (whole and len(self._window) >= WINDOW_TOKENS) or len(self._window) >= MAX_WINDOW_TOKENS:
+        if whole and self._texts is not None:
+            self._window, self._emitted = [], 0
+        elif (whole and len(self._window) >= WINDOW_TOKENS) or len(self._window) >= MAX_WINDOW_TOKENS:
             new += text[self._emitted :]
             self._window = self._last_character() if whole else []
             self._emitted = len(self._decode(self._window)) if whole else 0
@@ -81,6 +108,7 @@ class TextStream:
         decode: returns the text of token ids.
         stop: the stop strings.
         shows_stop: leave the stop string in the text.
+        texts: see `Detokenizer`.
     """
 
     def __init__(
@@ -90,9 +118,10 @@ class TextStream:
         ends_within_character: Callable[[list[int]], bool] = lambda ids: False,
         *,
         shows_stop: bool = False,
+        texts: TokenTexts | None = None,
     ) -> None:
         self._decode = decode
-        self._detokenizer = Detokenizer(decode, ends_within_character)
+        self._detokenizer = Detokenizer(decode, ends_within_character, texts)
         self._stop = stop
         self._shows_stop = shows_stop
         self._held = ""
@@ -112,7 +141,10 @@ class TextStream:
         Args:
             may_stop: a stop string that this token completes ends the answer.
         """
-        text, stop = self._cut_at_stop(self._detokenizer.feed(token_id), may_stop=may_stop)
+        new = self._detokenizer.feed(token_id)
+        if not self._stop:
+            return new, None
+        text, stop = self._cut_at_stop(new, may_stop=may_stop)
         keep = 0 if stop is not None else partial_match_length(text, self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], stop

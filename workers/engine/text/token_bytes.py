@@ -21,7 +21,11 @@ FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TokenBytes:
-    """Bytes of the tokens of one tokenizer: byte-level, sentencepiece with byte fallback, or plain text."""
+    """Bytes of the tokens of one tokenizer: byte-level, sentencepiece with byte fallback, or plain text.
+
+    Attributes:
+        joins_bytes: a text is the bytes of its tokens, whatever their context.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -30,6 +34,7 @@ class TokenBytes:
         self._bytes_by_letter = (
             {letter: byte for byte, letter in byte_alphabet().items()} if "ByteLevel" in kinds else None
         )
+        self.joins_bytes = kinds == {"ByteLevel"}
         self._falls_back = "ByteFallback" in kinds
         self._drops_space = any(map(_drops_space, steps))
         self._space = _space_mark(steps)

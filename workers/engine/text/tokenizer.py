@@ -31,7 +31,7 @@ from workers.engine.text.control_tokens import (
     encode_alone,
     pair_form,
 )
-from workers.engine.text.detokenizer import Detokenizer, TextStream
+from workers.engine.text.detokenizer import Detokenizer, TextStream, TokenTexts
 from workers.engine.text.infilling import find_infilling_form
 from workers.engine.text.reasoning_format import find_format
 from workers.engine.text.token_bytes import TokenBytes
@@ -82,6 +82,8 @@ class Tokenizer:
         self._backend = backend
         self._bound = ByteBound.from_tokenizer(backend)
         self._bytes = TokenBytes(backend)
+        decoders = (self.decode, self.decode_all, self._decode_calls, self._decode_tight)
+        self._texts = {each: TokenTexts(each) for each in decoders} if self._bytes.joins_bytes else {}
         self._renderer = ChatRenderer(self.hf)
         self.tool_format = self._renderer.tool_format
         special = {index: token.content for index, token in self.hf.added_tokens_decoder.items() if token.special}
@@ -230,7 +232,11 @@ class Tokenizer:
         else:
             decode = self.decode_all if params.spaces_between_special_tokens else self._decode_tight
         return TextStream(
-            decode, params.stop, self._ends_within_character, shows_stop=params.include_stop_str_in_output
+            decode,
+            params.stop,
+            self._ends_within_character,
+            shows_stop=params.include_stop_str_in_output,
+            texts=self._texts.get(decode),
         )
 
     def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:

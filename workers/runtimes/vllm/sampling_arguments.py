@@ -12,7 +12,7 @@ from typing import Any
 from shared.errors import InvalidRequest
 from workers.engine.echo import scored_tops
 from workers.engine.interface import EngineRequest
-from workers.engine.sampling.sampler import MIN_TEMPERATURE, noise_key
+from workers.engine.sampling.rows import MIN_TEMPERATURE, noise_key
 from workers.engine.sequence import Sequence
 from workers.runtimes.vllm.choice import Choice
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from shared.protocol import SamplingParams, TokenLogprobs
-from tests.support.engine_driver import drain, load
+from shared.protocol import SamplingParams
 from tests.support.paged_steps import make_step
+from tests.support.portable_answers import all_answers
+from tests.support.sequences import make_sequence
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import LayerCache
-from workers.engine.interface import EngineRequest
-from workers.engine.kernels import HeadLayout, select
+from workers.engine.kernels import Activation, HeadLayout
 from workers.engine.kernels.build import load_library
 from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.quantization.int8 import Int8
@@ -59,7 +63,7 @@ def test_rows_and_products_are_the_same(both: tuple[CppKernels, CppKernels], siz
     native, other = (
         [
             kernels.add_rms_norm(x, residual.clone(), weight, 1e-5).clone(),
-            kernels.silu_mul(gate_up).clone(),
+            *(kernels.activate(gate_up, each).clone() for each in Activation),
             kernels.linear([matrix], bias, keep=True)(x),
         ]
         for kernels in both
@@ -89,18 +93,39 @@ def test_attention_is_the_same(
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
-def test_answers_have_the_same_bits(
-    llama: Path, other_flags: tuple[str, ...], quantization: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tokens and log-probabilities of sampled answers are equal, to the last bit."""
+@pytest.mark.parametrize("size", [1, 31, 272, 5000])
+def test_draws_and_probabilities_are_the_same(both: tuple[CppKernels, CppKernels], size: int) -> None:
+    logits = torch.randn(60, size, generator=torch.Generator().manual_seed(size)) * 3
+    kinds = [
+        *({"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.9}, {"temperature": 1.5, "typical_p": 0.7}),
+        *({"temperature": 1.1, "top_k": 30, "min_p": 0.01}, {"temperature": 0.0}),
+    ]
+    frequencies = torch.rand(size)
+    sequences = [make_sequence(SamplingParams(seed=i, **kinds[i % len(kinds)]), [1], []) for i in range(60)]
+    native, other = (
+        [
+            torch.tensor(kernels.rows().draw(logits, sequences)),
+            kernels.rows().log_softmax(logits),
+            kernels.softmax(logits),
+            *kernels.rotary_table(frequencies, 300),
+        ]
+        for kernels in both
+    )
+    assert all(torch.equal(one, two) for one, two in zip(native, other, strict=True))
 
-    def answer() -> list[tuple[int, TokenLogprobs | None]]:
-        engine = load(llama, quantization=quantization, device="cpu")
-        params = SamplingParams(temperature=1.0, seed=4, max_tokens=60, logprobs=5, ignore_eos=True)
-        engine.add(EngineRequest("r", tuple(b"a river runs to the mill"), params))
-        return [(token.id, token.logprobs) for token in drain(engine).tokens["r", 0]]
 
-    native = answer()
-    monkeypatch.setattr(select, "load_library", partial(load_library, extra_flags=other_flags))
-    assert answer() == native
+def test_answers_have_the_same_bits(checkpoints: Callable[[str], Path], other_flags: tuple[str, ...]) -> None:
+    """Given a process whose kernels and whose torch have vectors of another width, tokens, log-probabilities and
+    fingerprints are equal, to the last bit."""
+    folders = [checkpoints(name) for name in ("llama", "qwen3", "gemma2", "qwen3-moe", "gpt-oss")]
+    width = "avx2" if other_flags[0].startswith("-march") else "default"
+    made = subprocess.run(
+        [sys.executable, "-m", "tests.support.portable_answers", " ".join(other_flags), *map(str, folders)],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": width},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(made.stdout.splitlines()[-1])
+    assert found["capability"] != torch.backends.cpu.get_cpu_capability()
+    assert found["answers"] == all_answers(folders)

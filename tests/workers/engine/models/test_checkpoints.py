@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from shared.errors import ConfigError
 from tests.support.checkpoints import DYNAMIC, LINEAR, LLAMA3, SHAPE, YARN, edit_config
 from tests.support.engine_driver import load, run
+from workers.engine.kernels.torch_kernels import TorchKernels
 from workers.engine.models.checkpoint import SafetensorsCheckpoint
 from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
@@ -173,6 +174,6 @@ def test_rope_tables_match_transformers(rope: dict[str, Any]) -> None:
         },
     ]
     for config in both_spellings:
-        table = rope_table(LlamaModelConfig.parse("LlamaForCausalLM", config).rope, 32, 512)
+        table = rope_table(LlamaModelConfig.parse("LlamaForCausalLM", config).rope, 32, 512, TorchKernels())
         for mine, theirs in zip(table, angles, strict=True):
             torch.testing.assert_close(mine, theirs[0, :, :16], rtol=1e-5, atol=2e-5)

@@ -80,5 +80,7 @@ def test_the_machine_and_the_kernels_count(folder: Path, monkeypatch: pytest.Mon
     here = fingerprint(describe_computation(weights, CPU, kernels=kernels))
     assert here == fingerprint(describe_computation(weights, CPU, kernels=kernels))
     assert here != fingerprint(describe_computation(weights, CPU, kernels="other kernels"))
+    portable = describe_computation(weights, CPU, portable=True, kernels=kernels)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX1024")
     assert here != fingerprint(describe_computation(weights, CPU, kernels=kernels))
+    assert portable == describe_computation(weights, CPU, portable=True, kernels=kernels)

@@ -15,7 +15,8 @@ from shared.validation.request_limits import Limits, check_params
 from shared.validation.sampling_parameters import MIN_REPETITION_PENALTY
 from tests.support.checkpoints import DEVICE
 from tests.support.sequences import make_sequence
-from workers.engine.sampling import sampler
+from workers.engine.sampling import sampler, torch_rows
+from workers.engine.sampling.rows import MIN_TEMPERATURE, noise_key
 from workers.engine.sampling.typical import keep_typical
 
 VOCAB = 3000
@@ -71,7 +72,7 @@ def test_filters_keep_the_same_tokens_as_the_reference(
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(5)) * spread
     params = SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p)
     probs = logits.softmax(-1)
-    least = sampler.thresholds(probs, [params] * 4)
+    least = torch_rows.thresholds(probs, [params] * 4)
     for row, threshold in zip(probs, least, strict=True):
         kept = set((row >= threshold).nonzero()[:, 0].tolist())
         expected = reference_kept(row, params)
@@ -89,12 +90,12 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_draw_depends_only_on_seed_choice_and_position() -> None:
-    keys = [sampler.noise_key(*key) for key in itertools.product(range(20), range(8), range(100))]
+    keys = [noise_key(*key) for key in itertools.product(range(20), range(8), range(100))]
     assert len(set(keys)) == len(keys)
     cpu = torch.device("cpu")
-    together = sampler.exponentials(keys[:64], VOCAB, cpu)
-    assert torch.equal(together[7:8], sampler.exponentials(keys[7:8], VOCAB, cpu))
-    assert torch.equal(together[:, :9], sampler.exponentials(keys[:64], 9, cpu))
+    together = torch_rows.exponentials(keys[:64], VOCAB, cpu)
+    assert torch.equal(together[7:8], torch_rows.exponentials(keys[7:8], VOCAB, cpu))
+    assert torch.equal(together[:, :9], torch_rows.exponentials(keys[:64], 9, cpu))
 
 
 def test_every_position_has_its_own_draw() -> None:
@@ -107,8 +108,8 @@ def test_every_position_has_its_own_draw() -> None:
 
 
 def test_noise_is_exponential_and_uncorrelated() -> None:
-    keys = [sampler.noise_key(5, 0, position) for position in range(400)]
-    noise = sampler.exponentials(keys, VOCAB, torch.device("cpu"))
+    keys = [noise_key(5, 0, position) for position in range(400)]
+    noise = torch_rows.exponentials(keys, VOCAB, torch.device("cpu"))
     assert noise.min() > 0
     # mean and deviation of the distribution are 1, over tokens and over positions
     for axis in (0, 1):
@@ -125,7 +126,7 @@ def test_extreme_noise_never_draws_a_filtered_token() -> None:
     logits = torch.zeros(1, vocab)
     logits[0, 11] = 1.0
     params = SamplingParams(temperature=1.0, top_k=1, seed=seed)
-    assert sampler.exponentials([sampler.noise_key(seed, 0, 0)], vocab, logits.device).min() > 0
+    assert torch_rows.exponentials([noise_key(seed, 0, 0)], vocab, logits.device).min() > 0
     assert sampler.sample(logits, [make_sequence(params, [1], [])]) == [11]
 
 
@@ -174,7 +175,7 @@ def test_rows_that_are_not_finite_draw_nothing() -> None:
 
 
 EXTREMES: dict[str, list[Any]] = {
-    "temperature": [0.0, 5e-324, sampler.MIN_TEMPERATURE, 100.0],
+    "temperature": [0.0, 5e-324, MIN_TEMPERATURE, 100.0],
     "top_p": [0.0, 5e-324, 1 - 2**-53],
     "min_p": [5e-324, 1.0],
     "typical_p": [5e-324, 1 - 2**-53],
@@ -190,7 +191,7 @@ EXTREMES: dict[str, list[Any]] = {
 def test_extreme_parameters_still_draw_a_token(name: str) -> None:
     """At the default and at the lowest temperature, with the extremes that requests may ask for."""
     logits = torch.randn(1, VOCAB, device=DEVICE) * 50
-    for value, temperature in itertools.product(EXTREMES[name], (1.0, sampler.MIN_TEMPERATURE)):
+    for value, temperature in itertools.product(EXTREMES[name], (1.0, MIN_TEMPERATURE)):
         params = SamplingParams(**{"seed": 1, "temperature": temperature, name: value})
         check_params(params, Limits())
         [token] = sampler.sample(logits.clone(), [make_sequence(params, [1, 2, 3], [4, 5])])

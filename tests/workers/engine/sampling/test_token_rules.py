@@ -13,6 +13,7 @@ from shared.protocol import SamplingParams
 from tests.support.checkpoints import DEVICE
 from tests.support.sequences import make_sequence
 from workers.engine.sampling import sampler
+from workers.engine.sampling.rows import noise_key
 from workers.engine.sampling.token_rules import TokenRules
 
 VOCAB = 12
@@ -80,6 +81,6 @@ def test_rules_of_a_row_do_not_change_its_neighbours() -> None:
 
 def test_every_64_bit_seed_draws_its_own_tokens() -> None:
     seeds = [-1, -2, 0, 1, 2, -(2**63), 2**63 - 1]
-    keys = [sampler.noise_key(seed, 0, position) for seed in seeds for position in range(50)]
+    keys = [noise_key(seed, 0, position) for seed in seeds for position in range(50)]
     assert len(set(keys)) == len(keys)
     assert all(0 <= word < 2**32 for key in keys for word in key)

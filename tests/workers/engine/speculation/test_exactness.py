@@ -15,7 +15,7 @@ from tests.support.drafters import Oracle, speculate
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest, Matcher
-from workers.engine.sampling.sampler import is_greedy
+from workers.engine.sampling.rows import is_greedy
 from workers.engine.sampling.watermark import GreenListMark, GumbelMark, TokenMark
 from workers.engine.speculation.earlier_answers import EarlierAnswers
 from workers.engine.speculation.interface import Drafter

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from tests.support.checkpoints import byte_tokenizer
 from tests.support.tokenizers import fallback_tokenizer
-from workers.engine.text.detokenizer import REPLACEMENT, WINDOW_TOKENS, TextStream
+from workers.engine.text.detokenizer import REPLACEMENT, WINDOW_TOKENS, TextStream, TokenTexts
 from workers.engine.text.token_bytes import TokenBytes
 
 TOKENIZER = byte_tokenizer().backend_tokenizer
@@ -34,7 +34,10 @@ def feed_all(
 
     The first `early` tokens cannot stop.
     """
-    stream = TextStream(tokenizer.decode, stop, TokenBytes(tokenizer).end_within_character, shows_stop=shows_stop)
+    spelled = TokenBytes(tokenizer)
+    texts = TokenTexts(tokenizer.decode) if spelled.joins_bytes else None
+    within = spelled.end_within_character
+    stream = TextStream(tokenizer.decode, stop, within, shows_stop=shows_stop, texts=texts)
     shown = []
     for number, token_id in enumerate(ids, 1):
         text, found = stream.feed(token_id, may_stop=number > early)

@@ -50,19 +50,23 @@ class MixtureOfExperts:
             if len(rows):
                 parts[places] = expert.down(self.kernels.activate(expert.gate_up(rows), self.activation))
         parts = parts.view(len(x), self.chosen, -1) * scores[..., None]
-        total = parts[:, 0]
-        for index in range(1, self.chosen):
-            total = total + parts[:, index]
-        return total.contiguous()
+        return _in_order(parts).contiguous()
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the numbers of each row's experts, ascending, and their scores, both [T, chosen]."""
-        scores = self.router(x).float().softmax(-1)
-        scores, numbers = scores.topk(self.chosen, dim=-1)
+        scores, numbers = self.kernels.softmax(self.router(x).float()).topk(self.chosen, dim=-1)
         if self.normalized:
-            scores = scores / scores.sum(-1, keepdim=True)
+            scores = scores / _in_order(scores)[:, None]
         numbers, order = numbers.sort(dim=-1)
         return numbers, scores.gather(1, order).to(x.dtype)
+
+
+def _in_order(parts: Tensor) -> Tensor:
+    """Add [T, n, …] over n, one after the other: torch's own sums depend on the CPU."""
+    total = parts[:, 0]
+    for index in range(1, parts.shape[1]):
+        total = total + parts[:, index]
+    return total
 
 
 def load_experts(reader: WeightReader, c: LlamaModelConfig, layer: str, kernels: Kernels) -> MixtureOfExperts:

@@ -1,0 +1,1 @@
+"""Benchmarks of a worker beside its model."""

@@ -21,6 +21,7 @@ from workers.engine.kernels.rows_triton import activate, add_rms_norm, rope_and_
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
+from workers.engine.quantization.low_rank import RowProducts, add_products
 from workers.engine.quantization.unquantized import UNQUANTIZED
 
 _MIN_DOT_SIZE = 16  # rows, columns and depth of Triton's smallest matrix product
@@ -61,6 +62,9 @@ class TritonKernels:
 
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         return TritonGroupedLinear(weight, bias)
+
+    def add_products(self, x: Tensor, out: Tensor, numbers: Tensor, products: RowProducts) -> None:
+        add_products(x, out, numbers, products)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm(None, x, weight, eps)

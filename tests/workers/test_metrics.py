@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from shared.backend import Backend
-from shared.protocol import PriorityClass
+from shared.protocol import AdapterRef, PriorityClass
 from shared.settings import Settings
 from tests.support.fakes import MODEL, answer, make_request, submit
+from tests.support.loop_clock import turns
 from tests.support.worker_harness import Harness
 from workers.engine.stats import EngineStats, SpeculationStats, TierStats
 from workers.engine_thread import EngineThread
+from workers.lora.residents import Residents
 from workers.metrics import WorkerMetrics
 from workers.scripted_engine import ScriptedEngine
 
@@ -107,3 +111,30 @@ def test_drafts_are_counted_under_both_names() -> None:
     assert sample("headrace_worker_accepted_draft_tokens_total", {"model": "m", "position": "0"}) == 2
     assert sample("vllm:spec_decode_num_accepted_tokens_total", theirs) == 4
     assert sample("vllm:spec_decode_num_accepted_tokens_per_pos_total", {**theirs, "position": "2"}) == 1
+
+
+async def test_adapters_are_shown_under_both_names() -> None:
+    """Each look shows the present adapters only, in one series."""
+
+    async def load(ref: AdapterRef) -> Any:
+        return ref.name
+
+    metrics, residents = WorkerMetrics("both"), Residents(load, 2)
+    metrics.watch_adapters("m", residents)
+    for run in ("1", "2"):
+        await residents.acquire(run, AdapterRef(f"a{run}", "p", run), 0)
+    waiting = asyncio.create_task(residents.acquire("3", AdapterRef("b", "p", "3"), 0))
+    await turns()
+    sample = metrics.registry.get_sample_value
+    assert sample("headrace_worker_adapters_loaded", {"model": "m"}) == 2
+    assert sample("headrace_worker_adapter_loads_total", {"model": "m", "outcome": "loaded"}) == 2
+    theirs = {"model_name": "m", "engine": "0", "max_lora": "2"}
+    assert sample(
+        "vllm:lora_requests_info", {**theirs, "waiting_lora_adapters": "b", "running_lora_adapters": "a1,a2"}
+    )
+    before = _series(metrics.registry)
+    for run in ("1", "2"):
+        residents.release(run)
+    await waiting
+    assert sample("vllm:lora_requests_info", {**theirs, "waiting_lora_adapters": "", "running_lora_adapters": "b"})
+    assert _series(metrics.registry) == before + 1  # an eviction

@@ -226,4 +226,11 @@ def _adapter_loader(
         raise ConfigError("lora_dir is not supported together with batch_invariant on a GPU", param="lora_dir")
     if not folder.expanduser().is_dir():
         raise ConfigError(f"lora_dir must be a folder, and {folder} is not", param="lora_dir")
-    return AdapterLoader(folder, kernels.exact_linear, dtype=dtype, device=device, max_rank=config.max_lora_rank)
+    return AdapterLoader(
+        folder,
+        kernels.exact_linear,
+        kernels.add_products,
+        dtype=dtype,
+        device=device,
+        max_rank=config.max_lora_rank,
+    )

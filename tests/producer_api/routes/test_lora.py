@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from headrace.client.verification import compare
 from shared.adapters.adapter import Adapter
 from shared.backend import Backend
 from shared.errors import ConfigError
@@ -23,9 +26,9 @@ from tests.support.backends import opened
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 from tests.support.engine_driver import drain, load
 from tests.support.fakes import answer, make_request, submit
-from tests.support.worker_harness import Harness
+from tests.support.worker_harness import Harness, answer_tokens, wait_for_tokens
 from workers.engine.engine import Engine
-from workers.engine.interface import EngineRequest
+from workers.engine.interface import EngineOutput, EngineRequest
 from workers.scripted_engine import ScriptedEngine
 from workers.worker import Worker
 
@@ -199,8 +202,7 @@ async def test_every_api_takes_the_name_of_an_adapter(http: httpx.AsyncClient) -
     assert len((await http.post("/v1/completions", json=several)).json()["choices"]) == 2
     job = (await http.post("/v1/jobs", json={"model": "sql", "prompt": "x", "max_tokens": 3})).json()
     assert job["model"] == "sql"
-    followed = await http.get(f"/v1/jobs/{job['id']}", params={"wait": 30})
-    assert followed.json()["model"] == "sql"
+    assert (await http.get(f"/v1/jobs/{job['id']}")).json()["model"] == "sql"
     tokens = await http.post("/tokenize", json={"model": "sql", "prompt": "abc"})
     assert tokens.json()["count"] == 3
 
@@ -213,6 +215,13 @@ async def test_a_recording_names_the_adapter_and_its_contents(
     shown = (await http.get(f"/v1/jobs/{job}/recording")).json()
     assert (shown["model"], shown["request"]["model"]) == ("a", "a")
     assert "adapter" not in shown["request"]
+    repeated = {"request": shown["request"], "prompt_token_ids": shown["prompt_token_ids"]}
+    second = (await http.post("/v1/recordings", json=repeated)).json()["id"]
+    await answer(backend, second)
+    computed = (await http.get(f"/v1/jobs/{second}/recording")).json()
+    assert compare(shown, computed).same
+    other = {**computed, "computation": computed["computation"] | {"adapter": "0" * 64}}
+    assert compare(shown, other).reasons[0].startswith("adapter: ")
     forged = {**shown["request"], "model": TINY, "adapter": {"name": "a", "path": "b", "digest": "x"}}
     body = {"request": forged, "prompt_token_ids": shown["prompt_token_ids"]}
     again = (await http.post("/v1/recordings", json=body)).json()
@@ -251,6 +260,38 @@ async def test_a_waiting_request_of_an_unloaded_adapter_ends_alone(
         "model_not_found",
     ]
     assert ids_of(await complete(http, TINY)) == expected(alone, None)
+
+
+async def test_an_answer_continues_on_another_worker_though_its_adapter_was_unloaded(
+    settings: Settings,
+    backend: Backend,
+    engine: Engine,
+    alone: Engine,
+    adapters: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given a worker that is stopped in the middle of the answer."""
+    wanted, gate, step, steps = expected(alone, "a"), threading.Event(), engine.step, itertools.count()
+
+    def gated() -> list[EngineOutput]:
+        if next(steps) >= 5 and not gate.wait(0.005):
+            return []
+        return step()
+
+    monkeypatch.setattr(engine, "step", gated)
+    harness = Harness(backend, settings)
+    async with harness.worker(engine, "first", TINY) as first:
+        await first.adapters.declare({"sql": "a"})
+        ref = (await backend.adapters.known())["sql"].ref
+        request = msgspec.structs.replace(make_request(PROMPT), model=TINY, params=GREEDY, adapter=ref)
+        await submit(backend, request)
+        await wait_for_tokens(backend, request, 3)
+        await backend.adapters.remove("sql")
+        first.drain(0)
+    async with harness.worker(alone, "second", TINY):
+        events = await answer(backend, request.id)
+    assert answer_tokens(events) == wanted
+    assert next(steps) < len(wanted)
 
 
 async def test_loading_is_off_unless_it_is_allowed(settings: Settings, backend: Backend) -> None:

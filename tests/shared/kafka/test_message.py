@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.adapters.adapter import Adapter
 from shared.errors import HeadraceError, InvalidRequest
 from shared.kafka import topics
 from shared.kafka.message import (
@@ -64,6 +65,16 @@ def test_a_record_may_name_any_model_if_a_setting_allows_it() -> None:
             read(plain(**fields))
         assert refused.value.param == "model"
         assert read_request(plain(**fields), INFO, Limits(), 10_000, 100.0, any_name=True).request.model == MODEL
+
+
+def test_a_record_may_name_an_adapter_of_its_model() -> None:
+    adapter = Adapter(name="sql", base=MODEL, path="p", digest="d", rank=1, created=1)
+    foreign = Adapter(name="other", base="m", path="p", digest="d", rank=1, created=1)
+    known = {each.name: each for each in (adapter, foreign)}
+    request = read_request(plain(model="sql"), INFO, Limits(), 10_000, 100.0, adapters=known).request
+    assert (request.model, request.adapter) == (MODEL, adapter.ref)
+    with pytest.raises(HeadraceError):
+        read_request(plain(model="other"), INFO, Limits(), 10_000, 100.0, adapters=known)
 
 
 def called(arguments: str) -> list[dict[str, object]]:

@@ -17,6 +17,7 @@ from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionF
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.low_rank import RowProducts
 from workers.engine.sampling.rows import Rows
 
 SWIGLU_STEEPNESS, SWIGLU_LIMIT = 1.702, 7.0  # of gpt-oss
@@ -96,6 +97,13 @@ class Kernels(Protocol):
 
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         """Return a layer for a weight that the checkpoint stores in groups."""
+
+    def add_products(self, x: Tensor, out: Tensor, numbers: Tensor, products: RowProducts) -> None:
+        """Add products of layers that `exact_linear` made to rows of `out`, which x [T, in] led to.
+
+        Args:
+            numbers: [n] int64, the numbers of rows that `products` refers to; an output of a row occurs once.
+        """
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return x / rms(x) * weight over the last dimension.

@@ -16,10 +16,11 @@ from torch import Tensor
 from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
-from workers.engine.quantization.cpp_linear import OutputBuffers
+from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
 from workers.engine.quantization.grouped_linear import CppGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
+from workers.engine.quantization.low_rank import RowProducts
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
 from workers.engine.quantization.unquantized import UNQUANTIZED
 from workers.engine.sampling.cpp_rows import CppRows
@@ -28,6 +29,7 @@ _NO_WINDOW = 2**62  # positions: more than any sequence has
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
     "hr_add_rms_norm": [_POINTER] * 4 + [_COUNT] * 2 + [_FLOAT],
+    "hr_adapt": [_POINTER] * 3 + [_COUNT] + [_POINTER] * 2 + [_COUNT] * 3,
     "hr_activate": [_POINTER] * 2 + [_COUNT] * 3 + [_FLOAT] * 2,
     "hr_soft_cap": [_POINTER] + [_COUNT] * 2 + [_FLOAT],
     "hr_rope_and_cache": [_POINTER] * 3 + [_FLOAT] + [_POINTER] * 5 + [_COUNT] * 6 + [_POINTER] * 3,
@@ -100,6 +102,28 @@ class CppKernels:
 
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         return CppGroupedLinear(self._library, None if keep else self._buffers, weight, bias, self._arrays)
+
+    def add_products(self, x: Tensor, out: Tensor, numbers: Tensor, products: RowProducts) -> None:
+        groups, total = list[int](), 0
+        for rows, product in products:
+            assert isinstance(product.down, CppLinear)
+            assert isinstance(product.up, CppLinear)
+            groups += (product.down.packed_address, product.up.packed_address, product.rank, rows.first, rows.count)
+            groups += (product.start, product.outputs, total)
+            total += rows.count
+        widest = max(product.rank for _, product in products)
+        narrow = self._buffers.take("narrow", total, widest)
+        self._library.hr_adapt(
+            x.data_ptr(),
+            out.data_ptr(),
+            (_COUNT * len(groups))(*groups),
+            len(products),
+            numbers.data_ptr(),
+            narrow.data_ptr(),
+            widest,
+            x.shape[1],
+            out.shape[1],
+        )
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._norm(None, x, weight, eps)

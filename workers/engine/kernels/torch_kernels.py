@@ -20,6 +20,7 @@ from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, H
 from workers.engine.quantization.grouped_linear import TorchGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
+from workers.engine.quantization.low_rank import RowProducts, add_products
 from workers.engine.quantization.unquantized import UNQUANTIZED
 from workers.engine.sampling.rows import Rows
 from workers.engine.sampling.torch_rows import TORCH_ROWS
@@ -51,6 +52,9 @@ class TorchKernels:
 
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         return TorchGroupedLinear(weight, bias)
+
+    def add_products(self, x: Tensor, out: Tensor, numbers: Tensor, products: RowProducts) -> None:
+        add_products(x, out, numbers, products)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()

@@ -22,6 +22,7 @@ from workers.engine.kernels.torch_kernels import rotary_table
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
+from workers.engine.quantization.low_rank import RowProducts, add_products
 from workers.engine.quantization.unquantized import UNQUANTIZED
 from workers.engine.sampling.rows import Rows
 from workers.engine.sampling.torch_rows import TORCH_ROWS
@@ -66,6 +67,9 @@ class TritonKernels:
 
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:
         return TritonGroupedLinear(weight, bias)
+
+    def add_products(self, x: Tensor, out: Tensor, numbers: Tensor, products: RowProducts) -> None:
+        add_products(x, out, numbers, products)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm(None, x, weight, eps)

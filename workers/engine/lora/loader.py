@@ -1,9 +1,7 @@
 """Loading of adapters: the check of their matrices against the model, and their form in memory.
 
 For a matrix W [out, in] of the model, an adapter has A [r, in] and B [out, r], and adds scale * (x A^T) B^T to
-x W^T. The matrices of a fused layer are joined: their A one below the other, their B as blocks of a matrix that is
-zero elsewhere, so that two products serve the whole layer. Adding zero times a number changes no bit of a sum, and
-each product computes a row to the same bits beside any others.
+x W^T. B is kept times the scale.
 
 Reference: LoRA, https://arxiv.org/abs/2106.09685; PEFT's names of tensors.
 """
@@ -25,9 +23,10 @@ from shared.errors import ConfigError
 from shared.models.safetensors_header import StoredTensor
 from workers.engine.lora.adapter_config import AdapterConfig, parse_adapter_config
 from workers.engine.lora.adapter_folder import CONFIG_NAME, AdapterChanged, AdapterFolder, open_folder
-from workers.engine.lora.sites import AdapterSites, Module
-from workers.engine.lora.weights import AdapterWeights, Delta
+from workers.engine.lora.sites import AdapterSites, AddProducts, Module
+from workers.engine.lora.weights import AdapterWeights
 from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.low_rank import LowRank
 
 PREFIX = "base_model.model."
 TENSOR = re.compile(
@@ -43,6 +42,7 @@ class AdapterLoader:
     Args:
         root: the folder in which they must lie.
         make_linear: makes a layer of a matrix on the model's device and in its type; its results are new tensors.
+        add_products: adds products of such layers to rows.
 
     Attributes:
         sites: the layers of the model, which take note of themselves while it is loaded.
@@ -52,12 +52,13 @@ class AdapterLoader:
         self,
         root: Path,
         make_linear: MakeLinear,
+        add_products: AddProducts,
         *,
         dtype: torch.dtype,
         device: torch.device,
         max_rank: int,
     ) -> None:
-        self.sites = AdapterSites()
+        self.sites = AdapterSites(add_products)
         self._root = root
         self._make_linear = make_linear
         self._dtype = dtype
@@ -88,19 +89,17 @@ class AdapterLoader:
             tensors = load_tensors(data)
         except (SafetensorError, ValueError, KeyError) as error:
             raise ConfigError(f"{folder.weights} cannot be read: {error}", param="lora_path") from error
-        by_site: dict[str, list[tuple[Module, Tensor, Tensor]]] = defaultdict(list)
+        products: defaultdict[str, list[LowRank]] = defaultdict(list)
+        num_bytes = 0
         for name, pair in pairs.items():
             module = self.sites.modules[name]
             down = self._read(folder, tensors, pair.down)
             up = self._read(folder, tensors, pair.up, config.scale_of(name))
-            by_site[module.site].append((module, down, up))
-        deltas, num_bytes = {}, 0
-        for site, parts in by_site.items():
-            down, up = _joined(parts, self.sites.widths[site])
             num_bytes += down.nbytes + up.nbytes
-            deltas[site] = Delta(*(self._make_linear(each.to(self._device)) for each in (down, up)))
+            layers = [self._make_linear(each.to(self._device)) for each in (down, up)]
+            products[module.site].append(LowRank(*layers, len(down), module.start, module.outputs))
         rank = max(config.rank_of(name) for name in pairs)
-        return AdapterWeights(digest, rank, num_bytes, deltas)
+        return AdapterWeights(digest, rank, num_bytes, products)
 
     def _read(self, folder: AdapterFolder, tensors: Mapping[str, Tensor], name: str, scale: float = 1.0) -> Tensor:
         """Return a tensor times `scale` in the model's type. Raises ConfigError if it is not finite."""
@@ -179,17 +178,3 @@ def _not_adapted(name: str) -> str:
     if name.endswith(("lm_head", "embed_tokens", "embed_in", "router", ".gate")):
         return f"adapters of {name} are not supported; only those of attention and of dense MLPs are"
     return f"the model has no layer {name[:200]}"
-
-
-def _joined(parts: list[tuple[Module, Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor]:
-    """Return one pair of matrices for the modules of a fused layer."""
-    down = torch.cat([each for _, each, _ in parts])
-    if len(parts) == 1 and parts[0][0].outputs == width:
-        return down, parts[0][2]
-    up = torch.zeros(width, len(down), dtype=down.dtype)
-    column = 0
-    for module, _, block in parts:
-        rank = block.shape[1]
-        up[module.start : module.start + module.outputs, column : column + rank] = block
-        column += rank
-    return down, up

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from workers.engine.lora.weights import AdapterWeights
 from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.low_rank import RowProducts, Rows
 
-Rows = slice | Tensor
+AddProducts = Callable[[Tensor, Tensor, Tensor, RowProducts], None]
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,20 @@ class Module:
 class AdapterSites:
     """The layers of one model.
 
+    Args:
+        add_products: adds products to rows; see `Kernels.add_products`.
+
     Attributes:
         modules: matrices by name.
-        widths: number of outputs of each fused layer.
-        groups: the adapters of the current step, each with its rows.
+        active: the current step has adapters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, add_products: AddProducts) -> None:
+        self._add_products = add_products
         self.modules: dict[str, Module] = {}
-        self.widths: dict[str, int] = {}
-        self.groups: tuple[tuple[Rows, AdapterWeights], ...] = ()
+        self.active = False
+        self._groups: tuple[tuple[Rows, AdapterWeights], ...] = ()  # of the current step
+        self._numbers = torch.empty(0, dtype=torch.int64)  # of their rows
 
     def wrap(self, parts: Mapping[str, int], inputs: int, layer: Linear) -> Linear:
         """Return the layer of the matrices `parts`, with their numbers of outputs, that computes adapters too.
@@ -56,7 +61,6 @@ class AdapterSites:
         for name, outputs in parts.items():
             self.modules[name] = Module(names[0], start, outputs, inputs)
             start += outputs
-        self.widths[names[0]] = start
         return AdaptedLinear(layer, names[0], self)
 
     def select(self, sequences: Iterable[tuple[int, AdapterWeights | None]], device: torch.device) -> bool:
@@ -71,8 +75,24 @@ class AdapterSites:
             if adapter is not None:
                 spans.setdefault(adapter, []).append((start, end))
             start = end
-        self.groups = tuple((_rows(found, device), adapter) for adapter, found in spans.items())
-        return bool(spans)
+        groups, numbers = [], list[int]()
+        for adapter, found in spans.items():
+            first = len(numbers)
+            for span in found:
+                numbers += range(*span)
+            is_whole = all(end == start for (_, end), (start, _) in itertools.pairwise(found))
+            place = slice(found[0][0], found[-1][1]) if is_whole else None
+            groups.append((Rows(first, len(numbers) - first, place), adapter))
+        self._groups, self.active = tuple(groups), bool(groups)
+        if groups:
+            self._numbers = torch.tensor(numbers, device=device)
+        return self.active
+
+    def add(self, x: Tensor, out: Tensor, site: str) -> None:
+        """Add the products of the step's adapters for a fused layer to its output."""
+        products = [(rows, product) for rows, adapter in self._groups for product in adapter.products.get(site, ())]
+        if products:
+            self._add_products(x, out, self._numbers, products)
 
 
 class AdaptedLinear:
@@ -85,19 +105,6 @@ class AdaptedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         out = self._base(x)
-        for rows, adapter in self._sites.groups:
-            delta = adapter.deltas.get(self._site)
-            if delta is None:
-                continue
-            if isinstance(rows, slice):
-                out[rows].add_(delta(x[rows]))
-            else:
-                out.index_add_(0, rows, delta(x.index_select(0, rows)))
+        if self._sites.active:
+            self._sites.add(x, out, self._site)
         return out
-
-
-def _rows(spans: list[tuple[int, int]], device: torch.device) -> Rows:
-    """Return the rows of some spans: as a slice if they are adjacent."""
-    if all(end == start for (_, end), (start, _) in itertools.pairwise(spans)):
-        return slice(spans[0][0], spans[-1][1])
-    return torch.cat([torch.arange(*span) for span in spans]).to(device)

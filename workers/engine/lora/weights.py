@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from workers.engine.quantization.interface import Linear
-
-
-@dataclass(frozen=True)
-class Delta:
-    """Product of an adapter for one fused layer."""
-
-    down: Linear
-    up: Linear
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.up(self.down(x))
+from workers.engine.quantization.low_rank import LowRank
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +16,10 @@ class AdapterWeights:
         digest: of its files' contents.
         rank: the largest of its matrices.
         num_bytes: memory that it takes.
-        deltas: its products by the name of the fused layer.
+        products: those of each fused layer, by its name.
     """
 
     digest: str
     rank: int
     num_bytes: int
-    deltas: Mapping[str, Delta]
+    products: Mapping[str, Sequence[LowRank]]

@@ -64,6 +64,11 @@ class CppLinear:
         self._multiply(x.data_ptr(), out.data_ptr(), rows)
         return out
 
+    @property
+    def packed_address(self) -> int:
+        """Address of the weight, packed as product.cpp says."""
+        return self._packed_address
+
     def _out(self, rows: int) -> Tensor:
         if self._buffers is None:
             return torch.empty(rows, self._outputs)
@@ -71,7 +76,7 @@ class CppLinear:
 
     def _take(self, arrays: PackedArrays) -> None:
         self._packed = arrays.take(self._columns * self._inputs, torch.float32)
-        self._packed_address = self._packed.data_ptr()
+        self._packed_address: int = self._packed.data_ptr()
 
     def _pack(self, rows: Tensor) -> None:
         self._library.hr_pack(rows.data_ptr(), self._packed_address, self._outputs, self._inputs)

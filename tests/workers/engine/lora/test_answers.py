@@ -78,14 +78,15 @@ def check_invariance(
     requests = mixed(engine, 7)
     together, answers = rows_of(engine, requests, monkeypatch)
     assert len(together) == 7 * SAMPLED.max_tokens
+    single = opened(checkpoint, folder, block_size=4, max_num_batched_tokens=1, **settings)
     for alone in requests[:3]:
-        found, _ = rows_of(opened(checkpoint, folder, block_size=4, **settings), [alone], monkeypatch)
+        found, _ = rows_of(single, [alone], monkeypatch)
         assert all(torch.equal(row, together[key]) for key, row in found.items())
-    for budget, blocks in ((1, 256), (5, 256), (16, pool)):
+    for budget, blocks in ((5, 256), (16, pool)):
         small = opened(
             checkpoint, folder, block_size=4, max_num_batched_tokens=budget, num_kv_blocks=blocks, **settings
         )
-        found, again = rows_of(small, mixed(small, 7 if budget > 1 else 3), monkeypatch)
+        found, again = rows_of(small, mixed(small, 7), monkeypatch)
         assert all(torch.equal(row, together[key]) for key, row in found.items())
         assert all(answers[name] == ids for name, ids in again.items())
         assert (small.stats().preemptions > 0) == (blocks == pool)
@@ -96,15 +97,14 @@ def test_rows_have_the_same_bits_in_any_batch(llama: Path, adapters: Path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["none", "int4"])
-def test_rows_have_the_same_bits_with_other_formats(
-    quantization: str, llama: Path, adapters: Path, monkeypatch: pytest.MonkeyPatch
+def test_rows_have_the_same_bits_with_integers_of_4_bits(
+    llama: Path, adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_invariance(llama, adapters, monkeypatch, pool=20, quantization=quantization)
+    check_invariance(llama, adapters, monkeypatch, pool=20, quantization="int4")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma3", "mixtral", "gpt-oss", "qwen3-moe"])
+@pytest.mark.parametrize("name", ["gemma3", "gpt-oss"])
 def test_rows_of_other_families_have_the_same_bits(
     name: str, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,11 +159,11 @@ def test_patterns_of_ranks_and_scales_apply(llama: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen2", "llama-biased", "gemma2", "mixtral", "gpt-oss"])
+@pytest.mark.parametrize("name", ["llama-biased", "gemma2", "qwen3-moe", "gpt-oss"])
 def test_answers_of_other_families_equal_those_of_merged_weights(
     name: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    targets = ATTENTION if name in ("mixtral", "gpt-oss") else ATTENTION + DENSE_MLP
+    targets = ATTENTION if name in ("qwen3-moe", "gpt-oss") else ATTENTION + DENSE_MLP
     save_adapter(tmp_path / "a", checkpoints(name), targets)
     agrees_with_merged(checkpoints(name), tmp_path, ("a",))
 

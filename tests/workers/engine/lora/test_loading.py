@@ -182,7 +182,7 @@ def test_names_of_tensors_without_a_prefix_and_a_regular_expression(good: Path, 
     name = "model.layers.1.self_attn.q_proj.lora_{}.default.weight"
     save_file({name.format("A"): down, name.format("B"): up.bfloat16()}, good / WEIGHTS)
     edit_adapter(good, target_modules=r"(.*)*\.q_proj")
-    assert list(reader.load("a").deltas) == ["model.layers.1.self_attn.q_proj"]
+    assert list(reader.load("a").products) == ["model.layers.1.self_attn.q_proj"]
 
 
 def test_part_of_the_layers_may_be_adapted(good: Path, reader: AdapterReader) -> None:
@@ -192,7 +192,7 @@ def test_part_of_the_layers_may_be_adapted(good: Path, reader: AdapterReader) ->
     with pytest.raises(ConfigError, match=r"no matrices of model\.layers\.0"):
         reader.load("a")
     edit_adapter(good, layers_to_transform=[2])
-    assert len(reader.load("a").deltas) == 1
+    assert len(reader.load("a").products) == 1
 
 
 def test_an_engine_without_a_folder_computes_no_adapters(

@@ -123,6 +123,7 @@ class Engine:
 
         Raises:
             ConfigError: the folder, its architecture or the settings are not supported.
+            EngineLost: another process of the engine did not start.
         """
         progress = progress or StartupProgress()
         if config.threads is not None:

@@ -96,8 +96,8 @@ class AdapterLoader:
             down = self._read(folder, tensors, pair.down)
             up = self._read(folder, tensors, pair.up, config.scale_of(name))
             num_bytes += down.nbytes + up.nbytes
-            layers = [self._make_linear(each.to(self._device)) for each in (down, up)]
-            products[module.site].append(LowRank(*layers, len(down), module.start, module.outputs))
+            first, second = (self._make_linear(each.to(self._device)) for each in (down, up))
+            products[module.site].append(LowRank(first, second, len(down), module.start, module.outputs))
         rank = max(config.rank_of(name) for name in pairs)
         return AdapterWeights(digest, rank, num_bytes, products)
 

@@ -9,6 +9,7 @@ from workers.engine.models.decoder import DecoderConfig
 from workers.engine.models.llama_config import LlamaModelConfig
 
 PARAM = "tensor_parallel_size"
+MAX_RANKS = 64  # as the setting allows
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,19 @@ def divisible_model(model: DecoderConfig, size: int) -> LlamaModelConfig:
         )
     if model.experts is not None:
         raise ConfigError(f"{PARAM} must be 1 for {model.architecture}: experts are not divided", param=PARAM)
+    if wrong := _undivided(model, size):
+        fitting = [str(count) for count in range(1, MAX_RANKS + 1) if not _undivided(model, count)]
+        raise ConfigError(
+            f"{PARAM} {size} does not divide the model's {' and '.join(wrong)}; it can be {', '.join(fitting)}",
+            param=PARAM,
+        )
+    return model
+
+
+def _undivided(model: LlamaModelConfig, size: int) -> list[str]:
+    """Return the dimensions that so many ranks cannot share."""
     kv_heads = model.num_kv_heads
-    wrong = [
+    return [
         f"{name} {count}"
         for name, count, fits in (
             ("num_attention_heads", model.num_heads, model.num_heads % size == 0),
@@ -109,6 +121,3 @@ def divisible_model(model: DecoderConfig, size: int) -> LlamaModelConfig:
         )
         if not fits
     ]
-    if wrong:
-        raise ConfigError(f"{PARAM} {size} does not divide the model's {' and '.join(wrong)}", param=PARAM)
-    return model

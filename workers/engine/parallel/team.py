@@ -29,7 +29,7 @@ Message = TypeVar("Message")
 class Team:
     """The other ranks of an engine. They end with this object.
 
-    Raises ConfigError if they cannot be started.
+    Raises EngineLost if they cannot be started.
 
     Args:
         starts: the first message for each of them, in order, from rank 1 on.
@@ -45,7 +45,7 @@ class Team:
                 process.channel.send(start)
         except OSError as error:
             self.end()
-            raise ConfigError(f"a rank cannot be started: {error}") from error
+            raise EngineLost(f"a rank cannot be started: {error}") from error
 
     @property
     def pids(self) -> list[int]:
@@ -65,7 +65,7 @@ class Team:
             process.channel.send(message)
 
     def ask(self, kind: type[Message]) -> list[Message]:
-        """Return the next message of each rank. Raises ConfigError for one that ends instead."""
+        """Return the next message of each rank. Raises ConfigError for a refusal, EngineLost for an end."""
         return [self._receive(process, kind) for process in self._processes]
 
     def _receive(self, process: RankProcess, kind: type[Message]) -> Message:
@@ -73,7 +73,7 @@ class Team:
             found = process.channel.receive(kind)
         except (EOFError, OSError) as error:
             self._loss.known.wait(REASON_TIMEOUT_S)
-            raise ConfigError(f"a rank did not start: {self.loss or error}") from error
+            raise EngineLost(f"a rank did not start: {self.loss or error}") from error
         if isinstance(found, Refused):
             raise ConfigError(found.message, param=found.param)
         return found
@@ -122,10 +122,11 @@ class TeamRunner(ModelRunner):
     def compute(
         self, copies: Copies, step: StepInputs, interrupted: Callable[[], bool] | None = None
     ) -> Tensor | None:
-        """See `ModelRunner.compute`. Raises EngineLost if any rank fails: the others may wait for it."""
+        """See `ModelRunner.compute`. Raises EngineLost if any rank fails: the others may wait for it.
+
+        An interrupted step ends after its first layer at the earliest, when all ranks have heard of it.
+        """
         self.check()
-        if interrupted is not None and interrupted():
-            return None
         try:
             self._team.begin(Step(copies, step))
             self._group.begin_step(interrupted or never)

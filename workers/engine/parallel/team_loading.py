@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from shared.errors import ConfigError
 from shared.models.startup_progress import StartupProgress
 from workers.engine.cache_sizing import CacheSize
 from workers.engine.config import EngineConfig
+from workers.engine.interface import EngineLost
 from workers.engine.kernels import Kernels
 from workers.engine.model_runner import ModelRunner
 from workers.engine.models.decoder import DecoderConfig
@@ -26,8 +27,15 @@ from workers.engine.parallel.team import Team, TeamRunner
 _log = structlog.get_logger(__name__)
 
 
+NEEDED = (  # fields of `EngineConfig` that say what a rank loads; scheduling and text are rank 0's alone
+    *("model", "device", "dtype", "quantization", "batch_invariant", "tensor_parallel_size", "threads"),
+    *("max_model_len", "max_num_seqs", "block_size", "num_kv_blocks", "kv_cache_gib", "gpu_memory_utilization"),
+    *("cache_dir", "shared_weights"),
+)
+
+
 class TeamLoading:
-    """Loading with other ranks, which the constructor starts; see `Loading`. Raises ConfigError."""
+    """Loading with other ranks, which the constructor starts; see `Loading`. Raises ConfigError and EngineLost."""
 
     def __init__(
         self, config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, device: torch.device
@@ -39,7 +47,8 @@ class TeamLoading:
         shard = Shard(0, self._ranks, divisible_model(model, self._ranks))
         if device.type == "cuda" and ":" not in config.device:
             config = replace(config, device=f"cuda:{torch.cuda.current_device()}")
-        given = {name: str(value) if isinstance(value, Path) else value for name, value in _plain(config).items()}
+        values = {name: getattr(config, name) for name in NEEDED}
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         self._team = Team(
             [
                 Start(rank=rank, size=self._ranks, config=given, dtype=str(dtype).removeprefix("torch."))
@@ -66,14 +75,8 @@ class TeamLoading:
             try:
                 group = DistributedGroup(0, self._ranks, store, self._part.device)
             except RuntimeError as error:
-                raise ConfigError(f"the ranks cannot reach each other: {error}", param=PARAM) from error
+                raise EngineLost(f"the ranks cannot reach each other: {error}") from error
         runner = self._part.load(size, kernels, group, progress, partial(TeamRunner, self._team, group))
         self._team.ask(Loaded)
         _log.info("ranks_ready", pids=self._team.pids, device=str(self._part.device))
         return runner, size
-
-
-def _plain(config: EngineConfig) -> dict[str, object]:
-    """Return the fields that a rank needs: not those of scheduling and text, which rank 0 does alone."""
-    unneeded = ("tenant_weights", "watermark", "draft_model", "tier", "lora_dir")
-    return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in unneeded}

@@ -64,7 +64,7 @@ def test_stored_integers_are_divided(tmp_path: Path, store, config: dict[str, ob
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("llama", 4, "tensor_parallel_size 4 does not divide the model's num_attention_heads 6"),
+        ("llama", 4, "tensor_parallel_size 4 does not divide the model's num_attention_heads 6; it can be 1, 2$"),
         ("llama", 3, "does not divide the model's num_key_value_heads 2 and intermediate_size 80"),
         ("mixtral", 2, "tensor_parallel_size must be 1 for MixtralForCausalLM: experts are not divided"),
     ],

@@ -2,8 +2,8 @@
 
 All figures are ratios of runs in turns in one engine, whose tier is used or left alone. In the first part, another
 engine has computed a prompt and the beginning of its answer, as a worker does that is lost then. In the others,
-requests share no beginnings. Runs without the tier have a salt of their own, so that they find nothing of the others
-in the prefix cache.
+requests share no beginnings. Runs without the tier have a salt of their own, so that they find nothing of the other
+runs in the prefix cache.
 """
 
 from __future__ import annotations

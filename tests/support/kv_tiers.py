@@ -49,6 +49,7 @@ def load_tiered(folder: Path, tier: TierOptions, **settings: Any) -> Engine:
     engine = load(folder, **{"block_size": 4, **settings}, tier=tier)
     assert engine.tier is not None
     engine.tier.rates = Patient()
+    engine._runner.cache.fill_(7.0)  # it may have the memory, and so the blocks, of an engine before it
     return engine
 
 

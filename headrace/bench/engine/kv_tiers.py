@@ -1,8 +1,9 @@
 """`headrace bench kv-tier`: what a KV tier gains at a takeover, and what it costs other requests.
 
-All figures are ratios of runs in turns. In the first part, one engine computes a prompt and the beginning of its
-answer, as a worker does that is lost then. A second engine continues it with the tier, and a third one without. In
-the second part, the same requests run in an engine with the tier and in one without, and share no beginnings.
+All figures are ratios of runs in turns in one engine, whose tier is used or left alone. In the first part, another
+engine has computed a prompt and the beginning of its answer, as a worker does that is lost then. In the others,
+requests share no beginnings. Runs without the tier have a salt of their own, so that they find nothing of the other
+runs in the prefix cache.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
+import redis
 from rich.console import Console
 from rich.table import Table
 
@@ -117,10 +119,34 @@ def _store(tier: KVTierName, folder: Path) -> Iterator[tuple[TierOptions, Callab
     server = EmbeddedServer(folder / "valkey")
     server.start()
     try:
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("appendonly", "no")  # as a server for a tier should have it
         process = psutil.Process(server.pid)
         yield TierOptions(tier, 2**33, url=server.local_url), lambda: sum(process.cpu_times()[:2])
     finally:
         server.stop()
+
+
+class _Never:
+    """Rates by which a tier is left alone."""
+
+    def note_step(self, rows: int, seconds: float) -> None: ...
+
+    def note_lookup(self, seconds: float) -> None: ...
+
+    def note_load(self, tokens: int, seconds: float) -> None: ...
+
+    def lookup_limit(self, tokens: int) -> float | None:
+        return None
+
+    def load_limit(self, tokens: int, before: int) -> float | None:
+        return None
+
+    def saving_pays(self) -> bool:
+        return False
+
+    def tries(self) -> bool:
+        return False
 
 
 class _Bench:
@@ -139,25 +165,23 @@ class _Bench:
         self._store_cpu = cpu_seconds
         self._seed = seed
         self._console = console
-        self._load = partial(load_engine, model, speculation="off", **settings)
-        self._off, self._on = self._load(), self._load(tier=options)
-        self._options = options
-        for engine in (self._off, self._on):
-            _run(engine, [_request("warm up", _tokens(seed - 1, 128), 2)])
+        self._load = partial(load_engine, model, speculation="off", tier=options, **settings)
+        self._engine = self._load()
+        _run(self._engine, [_request("warm up", _tokens(seed - 1, 128), 2)])
 
     def measure_takeovers(self, prompt: int, repeats: int) -> Pairs:
         """Measure the time to the first token of an answer that another engine has begun."""
         found = Pairs(f"takeover, prompt of {prompt} tokens", self._kind)
-        lost = self._load(tier=self._options)
+        lost = self._load()
         for number in range(repeats):
             self._console.print(f"{self._kind}: takeover {number + 1} of {repeats}")
             tokens = _tokens(self._seed + number, prompt)
             [logged], _ = _run(lost, [_request(str(number), tokens, LOGGED_TOKENS)])
             _settle(lost)
             request = _request(str(number), tokens, LOGGED_TOKENS + 1, logged)
-            before = self._on.stats().prefix_hits
+            before = self._engine.stats().prefix_hits
             self._compare(found, number, [request])
-            if self._on.stats().prefix_hits - before < prompt // 2:
+            if self._engine.stats().prefix_hits - before < prompt // 2:
                 raise HeadraceError("the second engine did not load what the first one has saved")
         return found
 
@@ -182,9 +206,7 @@ class _Bench:
         with foreign_load() as during:
             for tiered in (True, False) if number % 2 else (False, True):
                 cpu = time.process_time() + self._store_cpu()
-                answers[tiered], seconds[tiered] = _run(self._on if tiered else self._off, requests, concurrency)
-                if tiered:
-                    _settle(self._on)
+                answers[tiered], seconds[tiered] = self._run(requests, concurrency, tiered=tiered)
                 spent[tiered] = time.process_time() + self._store_cpu() - cpu
         if answers[True] != answers[False]:
             raise HeadraceError("an answer differs with the tier")
@@ -192,9 +214,26 @@ class _Bench:
         pairs.cpu.append((spent[False], spent[True]))
         pairs.foreign.append(during.share)
 
+    def _run(
+        self, requests: list[EngineRequest], concurrency: int, *, tiered: bool
+    ) -> tuple[list[list[int]], float]:
+        """Run requests, with the tier and until all is saved, or without it."""
+        tier = self._engine.tier
+        assert tier is not None
+        rates = tier.rates
+        try:
+            if tiered:
+                found = _run(self._engine, requests, concurrency)
+                _settle(self._engine)
+                return found
+            tier.rates = _Never()
+            return _run(self._engine, [replace(each, prefix_salt=b"without") for each in requests], concurrency)
+        finally:
+            tier.rates = rates
+
     def _chats(self, number: int, count: int) -> list[EngineRequest]:
         items = make_mix(self._seed + number + 1000, count)
-        prompts = [self._off.tokenizer.encode_chat([Message("user", item.prompt)]) for item in items]
+        prompts = [self._engine.tokenizer.encode_chat([Message("user", item.prompt)]) for item in items]
         return [
             _request(f"{number}-{place}", prompt, item.output_tokens)
             for place, (prompt, item) in enumerate(zip(prompts, items, strict=True))
@@ -239,7 +278,7 @@ def _run(engine: Engine, requests: list[EngineRequest], concurrency: int = 1) ->
 
 
 def _settle(engine: Engine) -> None:
-    """Wait until all blocks are saved. Raises HeadraceError if that takes too long, or if blocks were dropped."""
+    """Wait until all blocks are saved. Raises HeadraceError if that takes too long."""
     assert engine.tier is not None
     deadline = time.monotonic() + SETTLE_LIMIT_S
     while engine.tier.stats().pending:

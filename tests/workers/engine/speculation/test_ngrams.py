@@ -19,6 +19,10 @@ def test_the_longest_ngram_and_its_last_occurrence_decide() -> None:
     assert drafter.propose(sequence, 4) == Draft("ngram-2", (8, 2, 3, 8)), "the last occurrence, which goes on"
     sequence.tokens += [99, 98]
     assert drafter.propose(sequence, 4) is None
+    sequence.tokens += [4]
+    assert drafter.propose(sequence, 4) == Draft("ngram-1", (9, 2, 3, 5))
+    long = make_sequence(SamplingParams(), [*range(10, 20), *range(10, 18)], [])
+    assert NgramDrafter().propose(long, 2) == Draft("ngram-8", (18, 19))
 
 
 def test_tokens_beyond_the_bound_are_not_indexed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,14 @@ class AdapterLoader:
             down = self._read(folder, tensors, pair.down)
             up = self._read(folder, tensors, pair.up, config.scale_of(name))
             num_bytes += down.nbytes + up.nbytes
-            first, second = (self._make_linear(each.to(self._device)) for each in (down, up))
-            products[module.site].append(LowRank(first, second, len(down), module.start, module.outputs))
+            product = LowRank(
+                down=self._make_linear(down.to(self._device)),
+                up=self._make_linear(up.to(self._device)),
+                rank=len(down),
+                start=module.start,
+                outputs=module.outputs,
+            )
+            products[module.site].append(product)
         rank = max(config.rank_of(name) for name in pairs)
         return AdapterWeights(digest, rank, num_bytes, products)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -27,7 +26,8 @@ class LowRank:
     outputs: int
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """Rows of a step: part first … first + count - 1 of the numbers of rows; `place` if they are adjacent."""
 
     first: int

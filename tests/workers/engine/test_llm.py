@@ -233,8 +233,8 @@ def test_progress_is_shown_unless_turned_off(llm: LLM, capsys: pytest.CaptureFix
 
 
 def test_settings_are_the_engines(llama: Path) -> None:
-    with pytest.raises(ConfigError, match="tensor_parallel_size is not a setting"):
-        LLM(model=llama, tensor_parallel_size=2)
+    with pytest.raises(ConfigError, match="pipeline_parallel_size is not a setting"):
+        LLM(model=llama, pipeline_parallel_size=2)
     with pytest.raises(ConfigError, match="max_model_len"):
         LLM(model=llama, max_model_len="long")
     assert LLM(model=llama, max_model_len=64, num_kv_blocks=9)._engine.stats().blocks_total == 9

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import uvloop
 from redis.exceptions import ResponseError
 
 from shared.errors import HeadraceError
@@ -49,7 +50,7 @@ class RedisStore:
         self._scope = scope
         self._most = max(1, budget // (PARTS * value_bytes))  # values of a part
         self._ttl = int(ttl * 1000)
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         threading.Thread(target=_run, args=(self._loop,), name="kv-tier-redis", daemon=True).start()
         self.close: Callable[[], object] = weakref.finalize(self, _stop, self._loop, self._server)
 

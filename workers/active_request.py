@@ -159,9 +159,8 @@ class ActiveRequest:
 
     def _new_mark(self, outputs: list[EngineOutput]) -> RunMark | None:
         """Return the mark of this run with its first append, after a preemption, and once in MARK_INTERVAL_S."""
-        first, logged = outputs[0], self.mark
+        first, logged, now = outputs[0], self.mark, time.monotonic()
         waits = first.waits if len(outputs) == 1 else next((o.waits for o in reversed(outputs) if o.waits), None)
-        now = time.monotonic()
         if waits is None and logged is not None and now - self.marked_at < MARK_INTERVAL_S:
             return None
         self.waits, self.marked_at = waits or self.waits, now

@@ -45,6 +45,8 @@ class ActiveRequest:
         waits: the latest of the engine's measurements.
         first_token_at: when the first tokens of this run were appended, by time.monotonic; None before.
         last_token_at: when tokens of this run were appended last, by time.monotonic; None before the first.
+        run_id: the id of this attempt, under which the engine runs it. It contains the lease epoch, so that a late
+            output of an earlier attempt is not taken for one of this.
         next_seq: seq of the next token that the engine produces.
         reasoning_tokens: number of logged tokens of reasoning.
         prompt_usage: counts of the prompt, by the run with the first token; None before it.
@@ -66,6 +68,7 @@ class ActiveRequest:
     spans: RunSpans = UNTRACED
     first_token_at: float | None = None
     last_token_at: float | None = None
+    run_id: str = field(init=False)
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)
     prompt_usage: PromptUsage | None = field(init=False)
@@ -77,6 +80,7 @@ class ActiveRequest:
         return cls(Delivery(request, claim, 1), Lease(request.id, worker, epoch, 0.0))
 
     def __post_init__(self) -> None:
+        self.run_id = f"{self.id}/{self.lease.epoch}"
         self.next_seq = self.lease.next_seq
         self.prompt = self.lease.prompt or self.delivery.request.recorded_prompt
         self.reasoning_tokens = count_reasoning(self.history)
@@ -85,14 +89,6 @@ class ActiveRequest:
     @property
     def id(self) -> str:
         return self.delivery.request.id
-
-    @property
-    def run_id(self) -> str:
-        """The id of this attempt, under which the engine runs it.
-
-        It contains the lease epoch, so that a late output of an earlier attempt is not taken for one of this.
-        """
-        return f"{self.id}/{self.lease.epoch}"
 
     @property
     def history(self) -> list[Token]:
@@ -152,19 +148,19 @@ class ActiveRequest:
         """Return one append of all `outputs`, in order, with the terminal event if they end the request."""
         last = outputs[-1]
         tokens = last.tokens if len(outputs) == 1 else tuple(token for output in outputs for token in output.tokens)
-        event = self._first_event(outputs, tokens) if self.next_seq == 0 else TokenEvent(self.next_seq, tokens)
-        self.next_seq += len(tokens)
+        seq = self.next_seq
+        event = TokenEvent(seq, tokens) if seq else self._first_event(outputs, tokens)
+        self.next_seq = seq + len(tokens)
         self.reasoning_tokens += count_reasoning(tokens)
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._terminal(last))
-        ids = () if last.finished else self._ids_to_record(event)
+        ids = () if seq or last.finished else self._ids_to_record(event)
         return Append(self.lease, event, len(self.prompt), ids, self._new_mark(outputs))
 
     def _new_mark(self, outputs: list[EngineOutput]) -> RunMark | None:
         """Return the mark of this run with its first append, after a preemption, and once in MARK_INTERVAL_S."""
-        first, logged = outputs[0], self.mark
+        first, logged, now = outputs[0], self.mark, time.monotonic()
         waits = first.waits if len(outputs) == 1 else next((o.waits for o in reversed(outputs) if o.waits), None)
-        now = time.monotonic()
         if waits is None and logged is not None and now - self.marked_at < MARK_INTERVAL_S:
             return None
         self.waits, self.marked_at = waits or self.waits, now
@@ -187,12 +183,12 @@ class ActiveRequest:
         return TokenEvent(0, tokens, None, prompt, self.prompt_usage if begun else None)
 
     def _ids_to_record(self, event: TokenEvent) -> tuple[int, ...]:
-        """Return the prompt's ids with the first tokens of a chat or a changed prompt, and nothing otherwise.
+        """Return the prompt's ids for the first event, if it has tokens of a chat or a changed prompt.
 
         The next worker continues from them: a chat template may contain the time, and the next worker may have
         another version of it, or another context to truncate to.
         """
-        if event.seq > 0 or not event.tokens:
+        if not event.tokens:
             return ()
         request = self.delivery.request
         return self.prompt if request.messages is not None or request.prompt_options != PromptOptions() else ()

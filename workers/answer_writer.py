@@ -52,7 +52,7 @@ class AnswerWriter:
 
     def _append_of(self, active: ActiveRequest, outputs: list[EngineOutput]) -> Append:
         append = active.append(outputs)
-        recording = self._recording(active, append)
+        recording = self._recording(active, append) if append.event.terminal is not None else b""
         return msgspec.structs.replace(append, recording=recording) if recording else append
 
     def _recording(self, active: ActiveRequest, append: Append) -> bytes:

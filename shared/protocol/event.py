@@ -216,7 +216,10 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
             return self.terminal.error.code
         if self.terminal is not None and self.terminal.empty_choices:
             return FinishReason.LENGTH
-        return next((token.finish_reason for token in reversed(self.tokens) if token.finish_reason), "")
+        for token in reversed(self.tokens):  # on the path of every token, where a generator takes longer
+            if token.finish_reason is not None:
+                return token.finish_reason
+        return ""
 
     def after(self, seq: int) -> TokenEvent:
         """Return this event without the tokens up to `seq`."""

@@ -188,40 +188,43 @@ function commands.note_alone()
   return 1
 end
 
--- lease epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms,
--- owner, finish reason or '', prompt or '', recording or '', and with some the mark of this run as JSON.
+-- lease epoch, owner, first seq, tokens, most tokens, prompt tokens, payload, the mark of this run as JSON or ''; then, with
+-- the first event, the last one and one with a finish reason, ttl, result ttl in ms, status or '', finish reason or '',
+-- prompt or '', recording or ''.
 -- The owner is compared too: a store that lost its last second may give an epoch a second time.
 -- -> 1 written (now, or by the same call before), 0 refused, 2 if another program deleted or extended the log
 function commands.append()
   local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at', 'state', 'owner')
-  local first, tokens = tonumber(ARGV[3]), tonumber(ARGV[4])
-  local terminal = ARGV[9] ~= ''
-  local last = first + tokens - 1 + (terminal and 1 or 0)
+  local first, tokens, mark = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[9] ~= '' and ARGV[9]
+  local ttl, result_ttl, status, reason, prompt, recording = unpack(ARGV, 10)
+  local channel = string.sub(state, 1, -6) .. 'live' -- in place of 'state'
+  local last = first + tokens - 1 + ((status or '') ~= '' and 1 or 0)
   if not intact(known[4], known[1], known[2]) then
-    remove_foreign(ARGV[7])
+    remove_foreign(channel)
     return 0
   end
-  if not is_held_by(ARGV[12], ARGV[2], known[5], known[1]) then return 0 end
+  if not is_held_by(ARGV[3], ARGV[2], known[5], known[1]) then return 0 end
   local seq = tonumber(known[2])
   if last < seq then return 1 end
-  if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
-  if not write(last, ARGV[6], ARGV[7], first == 0) then return 2 end
-  redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
-  local mark, begins = ARGV[16], tokens > 0 and not known[3]
+  if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[6]) then return 0 end
+  if not write(last, ARGV[8], channel, first == 0) then return 2 end
+  redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[7])
+  local begins = tokens > 0 and not known[3]
   local time = (mark or begins) and now()
   if mark then
     redis.call('HSET', state, 'mark:' .. ARGV[2], time .. ' ' .. mark, 'logged_at', time)
     if known[3] then redis.call('HSETNX', state, 'first:' .. ARGV[2], time) end
   end
   if begins then redis.call('HSET', state, 'first_token_at', time) end
-  if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
-  if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
-  if first == 0 and ARGV[14] ~= '' then
-    redis.call('HSET', sibling('prompt'), 'ids', ARGV[14])
-    redis.call('PEXPIRE', sibling('prompt'), ARGV[10])
+  if not ttl then return 1 end
+  if reason ~= '' then redis.call('HSET', state, 'finish', reason) end
+  if first == 0 then redis.call('PEXPIRE', log, ttl) end
+  if first == 0 and prompt ~= '' then
+    redis.call('HSET', sibling('prompt'), 'ids', prompt)
+    redis.call('PEXPIRE', sibling('prompt'), ttl)
   end
-  if terminal and ARGV[15] ~= '' then redis.call('HSET', sibling('recording'), 'data', ARGV[15]) end
-  if terminal then finish(ARGV[9], ARGV[11]) end
+  if status ~= '' and recording ~= '' then redis.call('HSET', sibling('recording'), 'data', recording) end
+  if status ~= '' then finish(status, result_ttl) end
   return 1
 end
 

@@ -174,24 +174,17 @@ class RedisTokenLog:
         return [reply == 1 for reply in replies]
 
     def _append_call(self, append: Append) -> tuple[Sequence[str], Sequence[Any]]:
-        event, job_id = append.event, append.lease.job_id
-        return _keys(job_id), (
-            append.lease.epoch,
-            event.seq,
-            len(event.tokens),
-            self._most_tokens,
+        event, lease, finish = append.event, append.lease, append.event.finish
+        args: tuple[Any, ...] = (
+            *(lease.epoch, lease.owner, event.seq, len(event.tokens), self._most_tokens, append.prompt_tokens),
             encode_event(event),
-            keys.live_channel(job_id),
-            append.prompt_tokens,
-            event.terminal.state.value if event.terminal else "",
-            self._request_ttl,
-            self._result_ttl,
-            append.lease.owner,
-            event.finish,
-            pack_ids(append.prompt),
-            append.recording,
-            *((encode(append.mark),) if append.mark else ()),
+            encode(append.mark) if append.mark else b"",
         )
+        if event.seq == 0 or event.terminal is not None or finish:
+            status = event.terminal.state.value if event.terminal else ""
+            ids = pack_ids(append.prompt)
+            args += (self._request_ttl, self._result_ttl, status, finish, ids, append.recording)
+        return _keys(lease.job_id), args
 
     async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
         reply = await self._run(

@@ -163,7 +163,7 @@ def break_admission(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 
 
 def break_sampler(engine: Engine, patch: pytest.MonkeyPatch) -> None:
-    def when(logits: Any, sequences: Any, mask: Any) -> bool:
+    def when(logits: Any, sequences: Any, *_: Any) -> bool:
         return any(BOOM in each.params.stop for each in sequences)
 
     patch.setattr(token_step, "sample", raising(OverflowError(BOOM), when=when, instead_of=token_step.sample))

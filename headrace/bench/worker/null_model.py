@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,12 +23,12 @@ from unittest.mock import patch
 import psutil
 import torch
 import uvloop
-from rich.table import Table
 from torch import Tensor
 
 from headrace.bench.engine.perplexity import licence_text
 from headrace.bench.harness.full_stack import cpu_seconds
 from headrace.bench.harness.subprocess_run import run_in_subprocess
+from headrace.bench.worker.cost import ROWS, Cost, NullModel
 from shared.backend import Backend
 from shared.models.model_store import ModelRepository
 from shared.models.worker_registry import WorkerInfo
@@ -44,13 +44,17 @@ from workers.engine.interface import EngineOutput
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import Runner
 from workers.engine.models.loader import read_model_config
+from workers.engine.sampling.torch_rows import TorchRows
 from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.sequence import Sequence
 from workers.engine.speculation.load import load_speculator
 from workers.engine.text.tokenizer import Tokenizer
 from workers.metrics import WorkerMetrics
 from workers.worker import Worker
 
+DEVICE = "drawn on a device"
 SAMPLINGS: dict[str, dict[str, Any]] = {
+    DEVICE: {"temperature": 0.8},
     "greedy": {"temperature": 0.0},
     "sampled": {"temperature": 0.8},
     "top-p": {"temperature": 0.8, "top_p": 0.95},
@@ -60,64 +64,6 @@ WARM_STEPS, STEPS = 40, 160
 ANSWER_TOKENS = 2 * (WARM_STEPS + STEPS)  # no answer ends while it is measured
 ZIPF = 1.6  # exponent of the distribution of a row: 95 % of it is on about 90 tokens
 CPU = torch.device("cpu")
-ROWS = "rows of logits"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Microseconds per token.
-
-    Attributes:
-        parts: CPU by part of the engine's thread, and of the event loop, which writes.
-        rest: CPU of all other threads of the worker.
-        idle: from the end of the model's step to its next one: while a device would wait.
-        redis: CPU of the embedded Valkey.
-        tokens_per_append: how many tokens of one request were written together.
-    """
-
-    parts: dict[str, float]
-    rest: float
-    idle: float
-    redis: float
-    tokens_per_append: float
-
-    @property
-    def total(self) -> float:
-        return sum(self.parts.values()) + self.rest
-
-    @property
-    def beside_rows(self) -> float:
-        """The total without the passes over rows of logits, which a device does."""
-        return self.total - self.parts.get(ROWS, 0.0)
-
-
-@dataclass(frozen=True)
-class NullModel:
-    """Cost of a token with each kind of sampling."""
-
-    sequences: int
-    vocabulary: int
-    costs: dict[str, Cost]
-
-    def as_dict(self) -> dict[str, Any]:
-        totals = {name: {"total": cost.total, "beside_rows": cost.beside_rows} for name, cost in self.costs.items()}
-        return {**asdict(self), "totals": totals}
-
-    def table(self) -> Table:
-        title = f"CPU µs per token, {self.sequences} sequences, {self.vocabulary:,} logits in a row"
-        table = Table("part", *self.costs, title=title, title_justify="left")
-        costs = list(self.costs.values())
-        for part in costs[0].parts:
-            table.add_row(part, *(f"{cost.parts.get(part, 0.0):.2f}" for cost in costs))
-        table.add_row("other threads", *(f"{cost.rest:.2f}" for cost in costs))
-        table.add_section()
-        table.add_row("total", *(f"{cost.total:.1f}" for cost in costs))
-        table.add_row(f"total without {ROWS}", *(f"{cost.beside_rows:.1f}" for cost in costs))
-        table.add_section()
-        table.add_row("Valkey", *(f"{cost.redis:.1f}" for cost in costs))
-        table.add_row("wall time between steps", *(f"{cost.idle:.1f}" for cost in costs))
-        table.add_row("tokens per append", *(f"{cost.tokens_per_append:.2f}" for cost in costs))
-        return table
 
 
 def measure_null_model(model: str, sequences: int, step_ms: int) -> NullModel:
@@ -162,6 +108,19 @@ class NullRunner(Runner):
         return self._logits[start : start + rows]
 
 
+class DrawnRows(TorchRows):
+    """Rows whose tokens a device draws, at no cost: the row numbers of a step choose them."""
+
+    def __init__(self, texts: list[int]) -> None:
+        self._texts = texts
+        self._steps = 0
+
+    def draw(self, logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
+        self._steps += 1
+        start = self._steps % (len(self._texts) - len(sequences))
+        return [*self._texts[start : start + len(sequences)]]
+
+
 class ThreadParts:
     """CPU seconds by part of one thread. The time of a nested part counts for that part alone."""
 
@@ -195,7 +154,7 @@ class Meter:
         self._parts = ThreadParts()
         self._steps = self._tokens = 0
         self._before: dict[str, float] = {}
-        self.appends = self.appended = 0
+        self.appends = 0
         self.cost: Cost | None = None
         self.done = asyncio.Event()
 
@@ -207,7 +166,8 @@ class Meter:
             (engine._scheduler, "schedule", "schedule"),
             (engine._scheduler, "advance", "schedule"),
             (engine._runner, "run", "inputs"),
-            (token_step, "sample", ROWS),
+            (engine._rows, "draw", ROWS),
+            (token_step, "sample", "sample"),
             (engine, "_collect", "detokenize, outputs"),
             (engine, "step", "the rest of a step"),
         ]
@@ -237,7 +197,6 @@ class Meter:
             "redis": cpu_seconds(self._server),
             "idle": self._runner.idle,
             "appends": self.appends,
-            "appended": self.appended,
         }
 
     def _end(self) -> None:
@@ -247,19 +206,24 @@ class Meter:
         parts["between steps"] = us["engine"] - sum(parts.values())
         parts["write"] = us["loop"]
         rest = us["process"] - us["engine"] - us["loop"]
-        self.cost = Cost(parts, rest, us["idle"], us["redis"], spent["appended"] / max(1.0, spent["appends"]))
+        self.cost = Cost(parts, rest, us["idle"], us["redis"], self._tokens / max(1.0, spent["appends"]))
         self._loop.call_soon_threadsafe(self.done.set)
 
 
-def load_null_engine(settings: Settings, step_s: float) -> tuple[Engine, NullRunner]:
-    """Return an engine like that of `Engine.load`, without its weights and its cache."""
+def load_null_engine(settings: Settings, step_s: float, *, draws: bool = True) -> tuple[Engine, NullRunner]:
+    """Return an engine like that of `Engine.load`, without its weights and its cache.
+
+    Args:
+        draws: it draws tokens from logits; otherwise a device does.
+    """
     config = EngineConfig.from_settings(settings, ModelRepository(settings).folder())
     torch.set_num_threads(1)  # so that the engine's thread computes all rows
     model_config = read_model_config(config.model)
     tokenizer = Tokenizer(config.model, **config.tokenizer_options())
     kernels = choose_kernels(config, CPU, torch.float32)
     length = PROMPT_TOKENS + ANSWER_TOKENS
-    runner = NullRunner(_text_tokens(tokenizer), 2 * config.max_num_seqs, model_config.vocab_size, step_s)
+    text = _text_tokens(tokenizer)
+    runner = NullRunner(text, 2 * config.max_num_seqs, model_config.vocab_size, step_s)
     engine = Engine(
         config,
         runner,
@@ -270,7 +234,7 @@ def load_null_engine(settings: Settings, step_s: float) -> tuple[Engine, NullRun
         num_blocks=config.max_num_seqs * (length // config.block_size + 2),
         computation={},
         speculator=load_speculator(config, model_config.architecture, kernels, CPU),
-        rows=kernels.rows(),
+        rows=kernels.rows() if draws else DrawnRows(text),
     )
     return engine, runner
 
@@ -281,7 +245,7 @@ def _text_tokens(tokenizer: Tokenizer) -> list[int]:
 
 async def _measure(settings: Settings, server: EmbeddedServer, step_s: float, sampling: str) -> dict[str, Any]:
     backend = Backend.open(settings)
-    engine, runner = load_null_engine(settings, step_s)
+    engine, runner = load_null_engine(settings, step_s, draws=sampling != DEVICE)
     info = WorkerInfo(id="null-1", pid=1, model="null", state="ready", max_model_len=engine.max_model_len)
     worker = Worker(info, engine, backend, settings, WorkerMetrics())
     meter = Meter(engine, runner, server)
@@ -289,7 +253,6 @@ async def _measure(settings: Settings, server: EmbeddedServer, step_s: float, sa
 
     async def counted(appends: Any) -> list[bool]:
         meter.appends += len(appends)
-        meter.appended += sum(len(each.event.tokens) for each in appends)
         return await append(appends)
 
     text = _text_tokens(engine.tokenizer)

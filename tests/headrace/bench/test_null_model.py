@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.bench.worker import null_model
-from headrace.bench.worker.null_model import ROWS, Cost, NullModel
+from headrace.bench.worker.cost import ROWS, Cost, NullModel
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 
 

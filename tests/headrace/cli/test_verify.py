@@ -103,7 +103,7 @@ async def test_a_job_has_the_same_bits_when_it_runs_again(
     saved = json.loads(file.read_text())
     assert len(saved["prompt_token_ids"]) > len("a mill by the river")
     assert saved["request"]["params"]["seed"] == 5
-    assert {"weights", "kernels", "vectors", "torch", "quantization", "dtype", "headrace"} <= saved[
+    assert {"weights", "kernels", "machine", "torch", "quantization", "dtype", "headrace"} <= saved[
         "computation"
     ].keys()
 

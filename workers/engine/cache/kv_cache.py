@@ -41,7 +41,7 @@ class KVCacheManager:
         """
         table = sequence.block_table
         writes_shared = self._writes_shared(sequence)
-        if num_tokens <= len(table) * self.block_size and not writes_shared:  # nearly always
+        if num_tokens <= len(table) * self.block_size and not writes_shared:  # of nearly every token
             return True
         if self.blocks_needed(sequence, num_tokens) > self.pool.num_free:
             return False

@@ -6,7 +6,7 @@ A row consists of its token, its position and the number of its sequence, which 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -48,27 +48,29 @@ class StepInputs:
     @classmethod
     def from_batch(cls, batch: ScheduledBatch) -> StepInputs:
         """Build the inputs of a batch, on the CPU."""
-        tokens: list[int] = []
-        spans: list[Span] = []
-        sample_rows: list[int] = []
-        draft_rows: list[int] = []
-        score_rows: list[int] = []
-        for item in batch.items:
-            sequence, start = item.sequence, item.sequence.num_computed_tokens
-            if sequence.echo is not None:
-                score_rows += [len(tokens) - start + position for position in item.scores]
-            spans.append(Span(len(tokens), item.num_new_tokens + len(item.drafts), start))
-            if item.num_new_tokens == 1:
-                tokens.append(sequence.tokens[start])
-            else:
-                tokens += sequence.tokens[start : start + item.num_new_tokens]
-            if item.samples:
-                sample_rows.append(len(tokens) - 1)
-            if item.drafts:
-                draft_rows += range(len(tokens), len(tokens) + len(item.drafts))
-                tokens += item.drafts
-        starts, lengths, positions = np.array(spans, np.int64).T
-        offsets = positions - starts
+        sequences = [item.sequence for item in batch.items]
+        positions = [sequence.num_computed_tokens for sequence in sequences]
+        lengths = [item.num_rows for item in batch.items]
+        starts = [0, *accumulate(lengths)]
+        ends = starts[1:]
+        if batch.num_rows == len(lengths):  # one token of each
+            tokens = [sequence.tokens[position] for sequence, position in zip(sequences, positions, strict=True)]
+        else:
+            tokens = [token for item in batch.items for token in item.tokens]
+        sample_rows = [
+            end - 1 - len(item.drafts) for item, end in zip(batch.items, ends, strict=True) if item.samples
+        ]
+        if batch.num_drafts:
+            sample_rows += [
+                row
+                for item, end in zip(batch.items, ends, strict=True)
+                for row in range(end - len(item.drafts), end)
+            ]
+        for item, start, position in zip(batch.items, starts, positions, strict=False):
+            if item.sequence.echo is not None:
+                sample_rows += [start - position + scored for scored in item.scores]
+        spans = tuple(map(Span, starts, lengths, positions))
+        offsets = np.array(positions) - starts[:-1]
 
         def tensor(array: list[int] | np.ndarray) -> Tensor:
             return torch.as_tensor(np.asarray(array, np.int64))
@@ -78,8 +80,8 @@ class StepInputs:
             positions=tensor(np.arange(len(tokens)) + np.repeat(offsets, lengths)),
             sequences=tensor(np.repeat(np.arange(len(spans)), lengths)),
             block_tables=tensor(_block_tables(batch)),
-            sample_rows=tensor(sample_rows + draft_rows + score_rows),
-            spans=tuple(spans),
+            sample_rows=tensor(sample_rows),
+            spans=spans,
         )
 
     def to(self, device: torch.device) -> StepInputs:

@@ -7,10 +7,10 @@ cache, and each step brings the second number closer to the first.
 from __future__ import annotations
 
 import bisect
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import msgspec
 
@@ -37,17 +37,18 @@ class ScheduledSequence(msgspec.Struct, frozen=True):
     samples: bool
     drafts: tuple[int, ...] = ()
 
-    @classmethod
-    def next_of(cls, sequence: Sequence, num_new_tokens: int) -> ScheduledSequence:
-        """Return the next tokens of a sequence."""
-        return cls(sequence, num_new_tokens, num_new_tokens == sequence.num_uncomputed_tokens)
-
     def with_drafts(self, drafts: tuple[int, ...]) -> ScheduledSequence:
         return ScheduledSequence(self.sequence, self.num_new_tokens, self.samples, drafts)
 
     @property
     def num_rows(self) -> int:
         return self.num_new_tokens + len(self.drafts)
+
+    @property
+    def tokens(self) -> Iterable[int]:
+        """Tokens of its rows."""
+        start = self.sequence.num_computed_tokens
+        return (*self.sequence.tokens[start : start + self.num_new_tokens], *self.drafts)
 
     @property
     def scores(self) -> range:
@@ -149,13 +150,17 @@ class Scheduler:
         budget = self._max_num_batched_tokens
         prompts = [sequence for sequence in rows if len(sequence.tokens) - sequence.num_computed_tokens > 1]
         chunks = share_prompt_budget(prompts, max(1, budget - (len(rows) - len(prompts))), self._weights)
-        preemptions = self.num_preemptions
+        preemptions, pads = self.num_preemptions, self._policy.pads
         for sequence in rows:
-            num_new = min(chunks.get(sequence, 1), budget) if chunks else min(1, budget)
+            num_new = chunks.get(sequence, 1) if chunks else 1
+            num_new = budget if budget < num_new else num_new
             if self.num_preemptions > preemptions and sequence in self._waiting:
                 continue
-            if num_new and not self._has_lost_padding(sequence) and self._extend_blocks(sequence, num_new):
-                items.append(ScheduledSequence.next_of(sequence, num_new))
+            if not num_new or (pads and sequence.ended and not sequence.block_table):
+                continue
+            wanted = sequence.num_computed_tokens + num_new
+            if self._cache.allocate(sequence, wanted) or self._make_blocks(sequence, wanted):
+                items.append(ScheduledSequence(sequence, num_new, wanted == len(sequence.tokens)))
                 budget -= num_new
         return ScheduledBatch(items, self._cache.take_copies())
 
@@ -177,7 +182,7 @@ class Scheduler:
 
     def advance(self, batch: ScheduledBatch) -> None:
         """Count the tokens that the step computed, and start the choices that waited for a prompt."""
-        drawn: list[tuple[PriorityClass, str]] = []
+        drawn: list[tuple[PriorityClass, str]] = []  # class and tenant of each new token
         for item in batch.items:
             sequence = item.sequence
             if sequence.finish_reason is not None:  # padding
@@ -188,8 +193,8 @@ class Scheduler:
             self._cache.advance(sequence, item.num_new_tokens)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._fork(sequence)
-        for (priority, tenant), tokens in Counter(drawn).items():
-            self._waiting.charge(priority, tenant, tokens)
+        for (priority, tenant), tokens in groupby(drawn):
+            self._waiting.charge(priority, tenant, len(list(tokens)))
 
     def accept_draft(self, sequence: Sequence) -> None:
         """Count a drafted token that has become the sequence's last one: its keys and values are in the cache."""
@@ -211,10 +216,6 @@ class Scheduler:
         if len(urgent) == len(rows):
             return rows
         return urgent if any(sequence.prefilling for sequence in urgent) else rows
-
-    def _has_lost_padding(self, sequence: Sequence) -> bool:
-        """Return whether the sequence is padding whose blocks were taken."""
-        return self._policy.pads and sequence.ended and not sequence.block_table
 
     def _admit(self) -> None:
         """Start waiting sequences as long as tokens, seats and blocks last."""
@@ -270,11 +271,8 @@ class Scheduler:
             prefixes.undo_reuse(sequence, found)
         return False
 
-    def _extend_blocks(self, sequence: Sequence, num_new: int) -> bool:
-        """Allocate blocks for the next tokens of a running sequence. Return False if it must skip this step."""
-        wanted = sequence.num_computed_tokens + num_new
-        if self._cache.allocate(sequence, wanted):
-            return True
+    def _make_blocks(self, sequence: Sequence, wanted: int) -> bool:
+        """Take blocks for the next tokens of a running sequence. Return False if it must skip this step."""
         if sequence.ended:  # padding never preempts
             return False
         behind = self.running[self.running.index(sequence) + 1 :]

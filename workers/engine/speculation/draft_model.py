@@ -96,7 +96,8 @@ class DraftModel:
                 return None
             self.remember(oldest)
         while True:
-            item = ScheduledSequence.next_of(copy, min(self._budget, copy.num_uncomputed_tokens))
+            count = min(self._budget, copy.num_uncomputed_tokens)
+            item = ScheduledSequence(copy, count, count == copy.num_uncomputed_tokens)
             logits = self._runner.run(ScheduledBatch([item], []))
             self._cache.advance(copy, item.num_new_tokens)
             if not copy.num_uncomputed_tokens:

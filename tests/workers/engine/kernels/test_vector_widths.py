@@ -17,6 +17,7 @@ from workers.engine.interface import EngineRequest
 from workers.engine.kernels import HeadLayout, select
 from workers.engine.kernels.build import load_library
 from workers.engine.kernels.cpp_kernels import CppKernels
+from workers.engine.quantization.int4 import GroupedIntegers
 from workers.engine.quantization.int8 import Int8
 from workers.engine.quantization.interface import Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
@@ -40,7 +41,7 @@ def other_flags(cache: Path) -> tuple[str, ...]:
     return ("-march=x86-64-v3",) if wide else ("-DHEADRACE_LANES=16",)
 
 
-@pytest.fixture(params=[UNQUANTIZED, Int8()], ids=["none", "int8"])
+@pytest.fixture(params=[UNQUANTIZED, Int8(), GroupedIntegers(4)], ids=["none", "int8", "int4"])
 def both(
     cache: Path, other_flags: tuple[str, ...], request: pytest.FixtureRequest
 ) -> tuple[CppKernels, CppKernels]:
@@ -59,7 +60,7 @@ def test_rows_and_products_are_the_same(both: tuple[CppKernels, CppKernels], siz
     native, other = (
         [
             kernels.add_rms_norm(x, residual.clone(), weight, 1e-5).clone(),
-            kernels.silu_mul(gate_up).clone(),
+            kernels.activate(gate_up).clone(),
             kernels.linear([matrix], bias, keep=True)(x),
         ]
         for kernels in both
@@ -89,7 +90,7 @@ def test_attention_is_the_same(
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 def test_answers_have_the_same_bits(
     llama: Path, other_flags: tuple[str, ...], quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,70 +31,57 @@ inline Vec load_halves(const uint16_t* p) {
 // Bytes of one group of a panel: scales, zeros, then integers.
 inline int64_t group_bytes(int64_t group, int64_t bits) { return 4 * kPanel + group * kPanel * bits / 8; }
 
-constexpr int64_t kInputs = 8;  // of one step
-constexpr int kUnpacked = 16;   // bits of integers that are unpacked already
-constexpr int kSplitRows = kLanes == 16 ? kTile : 2;  // with more rows, twice the sums do not fit the registers
+// Loads 16 bits for each of kLanes columns and both inputs of a pair. It is no memcpy, which GCC compiles to a copy on
+// the stack in parts, for whose end the load of the whole vector waits.
+inline CodeVec load_codes(const uint8_t* p) { return *reinterpret_cast<const CodeVec*>(p); }
 
-// Adds the products of a step's integers and R rows of x, `stride` apart, to sums.
+constexpr int64_t kInputs = 8;  // of one step of 4 bits
+constexpr int kUnpacked = 16;   // bits of integers that are unpacked already
+constexpr int kFewRows = kLanes == 16 ? 4 : 2;  // with more, two sums for each number do not fit the registers
+
+// Adds the products of a group's integers and R rows of x, `stride` apart, to sums.
 template <int R, int Bits>
-inline void add_step(const int16_t* x, int64_t stride, const uint8_t* codes, IntVec (&sums)[R][2]) {
-  CodeVec packed[2];
-  if constexpr (Bits == 4) std::memcpy(packed, codes, sizeof(packed));  // 4 pairs in each 16 bits
-  for (int64_t pair = 0; pair < kInputs / 2; ++pair) {
+inline void add_group(const int16_t* x, int64_t stride, int64_t group, const uint8_t* codes, IntVec (&sums)[R][2]) {
+#pragma GCC unroll 1  // GCC would keep the products of several pairs, for which there are no registers
+  for (int64_t k = 0; k < group; k += 2, codes += 2 * kPanel * Bits / 8) {
     ShortVec left, right;
-    if constexpr (Bits == 4) {
-      left = (ShortVec)((packed[0] >> (4 * pair)) & 15);
-      right = (ShortVec)((packed[1] >> (4 * pair)) & 15);
-    } else if constexpr (Bits == kUnpacked) {
-      const uint8_t* at = codes + pair * 4 * kPanel;
-      left = (ShortVec)*reinterpret_cast<const CodeVec*>(at);
-      right = (ShortVec)*reinterpret_cast<const CodeVec*>(at + 2 * kPanel);
+    if constexpr (Bits == kUnpacked) {
+      left = (ShortVec)load_codes(codes), right = (ShortVec)load_codes(codes + 2 * kPanel);
     } else {
-      const int8_t* at = reinterpret_cast<const int8_t*>(codes) + pair * 2 * kPanel;
+      const int8_t* at = reinterpret_cast<const int8_t*>(codes);
+      __builtin_prefetch(at + kBytesAhead, 0, 2);
       left = load_pairs(at), right = load_pairs(at + kPanel);
     }
     for (int r = 0; r < R; ++r) {
-      const ShortVec a = splat_pair(x + r * stride + 2 * pair);
+      const ShortVec a = splat_pair(x + r * stride + k);
       sums[r][0] = add_pairs(left, a, sums[r][0]);
       sums[r][1] = add_pairs(right, a, sums[r][1]);
     }
   }
 }
 
-// The same for 4 bits, with less unpacking: odd pairs stay 16 times as large, and have sums of their own.
+// The same for 4 bits, without unpacking all of them: odd pairs stay 16 times as large, and have sums of their own,
+// which groups of 256 do not overflow.
 template <int R>
-inline void add_split_step(const int16_t* x, int64_t stride, const uint8_t* codes, IntVec (&sums)[R][2],
-                           IntVec (&large)[R][2]) {
-  CodeVec packed[2];
-  std::memcpy(packed, codes, sizeof(packed));
-  for (int64_t half = 0; half < 2; ++half)
-    for (int v = 0; v < 2; ++v) {
-      const CodeVec codes_of_half = packed[v] >> (8 * half);
-      const ShortVec even = (ShortVec)(codes_of_half & 0x0f), odd = (ShortVec)(codes_of_half & 0xf0);
-      for (int r = 0; r < R; ++r) {
-        const int16_t* at = x + r * stride + 4 * half;
-        sums[r][v] = add_pairs(even, splat_pair(at), sums[r][v]);
-        large[r][v] = add_pairs(odd, splat_pair(at + 2), large[r][v]);
-      }
-    }
-}
-
-// Adds the products of a group's integers and R rows of x to sums. With groups of 256, no sum overflows 32 bits.
-template <int R, int Bits>
-inline void add_group(const int16_t* x, int64_t stride, int64_t group, const uint8_t* codes, IntVec (&sums)[R][2]) {
-  constexpr bool kSplit = Bits == 4 && R <= kSplitRows;
+inline void add_packed_group(const int16_t* x, int64_t stride, int64_t group, const uint8_t* codes,
+                             IntVec (&sums)[R][2]) {
   IntVec large[R][2] = {};
-  for (int64_t k = 0; k < group; k += kInputs) {
-    if constexpr (Bits != kUnpacked) __builtin_prefetch(codes + kBytesAhead, 0, 2);
-    if constexpr (kSplit)
-      add_split_step<R>(x + k, stride, codes, sums, large);
-    else
-      add_step<R, Bits>(x + k, stride, codes, sums);
-    codes += kInputs * kPanel * Bits / 8;
+  for (int64_t k = 0; k < group; k += kInputs, codes += kInputs * kPanel / 2) {
+    __builtin_prefetch(codes + kBytesAhead, 0, 2);
+    const CodeVec packed[2] = {load_codes(codes), load_codes(codes + 2 * kPanel)};
+    for (int64_t half = 0; half < 2; ++half)
+      for (int v = 0; v < 2; ++v) {
+        const CodeVec pairs = packed[v] >> (8 * half);
+        const ShortVec even = (ShortVec)(pairs & 0x0f), odd = (ShortVec)(pairs & 0xf0);
+        for (int r = 0; r < R; ++r) {
+          const int16_t* at = x + r * stride + k + 4 * half;
+          sums[r][v] = add_pairs(even, splat_pair(at), sums[r][v]);
+          large[r][v] = add_pairs(odd, splat_pair(at + 2), large[r][v]);
+        }
+      }
   }
-  if constexpr (kSplit)
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < 2; ++v) sums[r][v] += large[r][v] >> 4;
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < 2; ++v) sums[r][v] += large[r][v] >> 4;
 }
 
 // Columns of one panel.
@@ -112,7 +99,11 @@ void multiply(const Rows& rows, const Columns& panel, float* out, int64_t output
     const uint8_t* at = panel.packed + g * bytes;
     const uint8_t* codes = Bits == kUnpacked ? panel.unpacked + g * panel.group * kPanel * 2 : at + 4 * kPanel;
     IntVec sums[R][2] = {};
-    add_group<R, Bits>(rows.integers + g * panel.group, stride, panel.group, codes, sums);
+    const int16_t* x = rows.integers + g * panel.group;
+    if constexpr (Bits == 4)
+      add_packed_group<R>(x, stride, panel.group, codes, sums);
+    else
+      add_group<R, Bits>(x, stride, panel.group, codes, sums);
     const uint16_t* halves = reinterpret_cast<const uint16_t*>(at);
     for (int v = 0; v < 2; ++v) {
       const Vec scale = load_halves(halves + v * kLanes), zero = load_halves(halves + kPanel + v * kLanes);
@@ -138,6 +129,7 @@ using Multiply = void (*)(const Rows&, const Columns&, float*, int64_t);
 template <int Bits>
 constexpr Multiply kMultiply[kTile] = {multiply<1, Bits>, multiply<2, Bits>, multiply<3, Bits>,
                                        multiply<4, Bits>, multiply<5, Bits>, multiply<6, Bits>};
+constexpr Multiply kMultiplyFew[] = {multiply<1, 4>, multiply<2, 4>, multiply<3, 4>, multiply<4, 4>};
 
 // Returns a panel's integers of 4 bits as integers of 16 bits in the order of the 8-bit form; valid until this
 // thread's next call.
@@ -148,8 +140,7 @@ const uint8_t* unpack(const Columns& panel) {
   for (int64_t g = 0; g < panel.groups; ++g) {
     const uint8_t* codes = panel.packed + g * group_bytes(panel.group, 4) + 4 * kPanel;
     for (int64_t k = 0; k < panel.group; k += kInputs, codes += kInputs * kPanel / 2) {
-      CodeVec packed[2];
-      std::memcpy(packed, codes, sizeof(packed));
+      const CodeVec packed[2] = {load_codes(codes), load_codes(codes + 2 * kPanel)};
       for (int64_t pair = 0; pair < kInputs / 2; ++pair)
         for (int v = 0; v < 2; ++v, to += 2 * kLanes)
           *reinterpret_cast<CodeVec*>(to) = (packed[v] >> (4 * pair)) & 15;
@@ -196,8 +187,8 @@ void multiply_groups(const Linear& layer, const Rows& rows, Range block, int64_t
                   groups,
                   layer.group,
                   layer.bits};
-  const Multiply* multiply = layer.bits == 4 ? kMultiply<4> : kMultiply<8>;
-  if (layer.bits == 4 && tiles > 1) {  // unpacked once for all tiles
+  const Multiply* multiply = layer.bits == 4 ? kMultiplyFew : kMultiply<8>;
+  if (layer.bits == 4 && count > kFewRows) {  // unpacked once for all rows
     columns.unpacked = unpack(columns);
     multiply = kMultiply<kUnpacked>;
   }

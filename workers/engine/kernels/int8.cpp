@@ -17,31 +17,38 @@ struct Columns {
   int64_t count;
 };
 
-// Multiplies R rows of x, [rows, pairs * 2], by a panel; prefetches a line of the next panel every `pace` steps.
+// Multiplies R rows of x, [rows, pairs * 2], by a panel; prefetches a line of the next panel for every `pace` pairs.
 template <int R>
 void multiply(const int16_t* x, const float* row_scales, int64_t pairs, const Columns& panel, float* out,
               int64_t outputs, const int8_t* ahead, int64_t pace) {
-  IntVec sums[R][2] = {};
-  for (int64_t k = 0; k < pairs;) {
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += 64;
-    for (const int64_t end = std::min(k + pace, pairs); k < end; ++k) {
-      const int8_t* weights = panel.weights + k * 2 * kPanel;
-      const ShortVec left = load_pairs(weights), right = load_pairs(weights + kPanel);
-      for (int r = 0; r < R; ++r) {
-        const ShortVec a = splat_pair(x + (r * pairs + k) * 2);
-        sums[r][0] = add_pairs(left, a, sums[r][0]);
-        sums[r][1] = add_pairs(right, a, sums[r][1]);
-      }
+  constexpr int kChains = R <= 2 ? 4 / R : 1;  // of sums: with few rows, each addition would wait for the one before
+  IntVec sums[kChains][R][2] = {};
+  auto add = [&](int64_t k, IntVec(&to)[R][2]) {
+    const int8_t* weights = panel.weights + k * 2 * kPanel;
+    const ShortVec left = load_pairs(weights), right = load_pairs(weights + kPanel);
+    for (int r = 0; r < R; ++r) {
+      const ShortVec a = splat_pair(x + (r * pairs + k) * 2);
+      to[r][0] = add_pairs(left, a, to[r][0]);
+      to[r][1] = add_pairs(right, a, to[r][1]);
     }
+  };
+  for (int64_t k = 0; k < pairs;) {
+    for (int c = 0; c < kChains; ++c, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+    const int64_t end = std::min(k + kChains * pace, pairs);
+    for (; k + kChains <= end; k += kChains)
+      for (int c = 0; c < kChains; ++c) add(k + c, sums[c]);
+    for (; k < end; ++k) add(k, sums[0]);
   }
+  for (int c = 1; c < kChains; ++c)
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < 2; ++v) sums[0][r][v] += sums[c][r][v];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       const int64_t first = v * kLanes, count = std::min(kLanes, panel.count - first);
       if (count <= 0) break;
-      Vec result = __builtin_convertvector(sums[r][v], Vec) *
+      Vec result = __builtin_convertvector(sums[0][r][v], Vec) *
                    (splat(row_scales[r]) * load_part(panel.scales + first, count));
       if (panel.bias != nullptr) result += load_part(panel.bias + first, count);
       store_part(out + r * outputs + first, result, count);

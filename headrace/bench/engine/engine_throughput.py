@@ -60,7 +60,7 @@ def measure_engine(
         ours = run_in_subprocess("headrace.bench.engine.peer_headrace", folder, seed, concurrency, quantization)
         rates[OURS].append(ours["rate"])
         for peer in peers:
-            theirs = run_in_subprocess(peer.module, folder, seed, concurrency, python=peer.python)
+            theirs = run_in_subprocess(peer.module, folder, seed, concurrency, *peer.arguments, python=peer.python)
             if theirs["tokens"] != ours["tokens"]:
                 raise HeadraceError(
                     f"the engines did not do the same work: {ours['tokens']} tokens, {peer.name} {theirs['tokens']}"

@@ -6,12 +6,13 @@ same shapes, in the same order and in the same process.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -24,13 +25,14 @@ from headrace.bench.harness.workload import peer_mix, warmup_mix
 from workers.engine import engine as engine_module
 from workers.engine import token_step
 from workers.engine.config import EngineConfig
-from workers.engine.kernels import Kernels
+from workers.engine.kernels import DenseMlp, Kernels, LayerWeights
+from workers.engine.kernels.cpp_layers import PARTS, CppLayers
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear
 from workers.engine.sampling.sampler import sample
 
-NORMS = "norms, rope, activation"
+PRODUCTS, ATTENTION, NORMS = "matrix products", "attention", "norms, activation"
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,60 @@ class Clock:
 
         return run
 
+    def spend(self, part: str, seconds: float) -> None:
+        """Count time that was measured inside the call that is timed now."""
+        self.parts[part] += seconds
+        self._inner += seconds
+
+
+class TimedLinear:
+    """Linear layer that is timed and recorded."""
+
+    def __init__(self, layer: Linear, part: str, size: int, timed: TimedKernels) -> None:
+        self.layer = layer
+        self.size = size
+        self._products = timed.products
+        self._run = timed.clock.timed(part, layer)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._products.append((self.layer, len(x), self.size))
+        out: Tensor = self._run(x)
+        return out
+
+
+class TimedLayers:
+    """Layers that C++ computes together, and of whose parts it measures the time.
+
+    The products' part lacks the rounding of activations, which counts as that of norms.
+    """
+
+    def __init__(self, layers: CppLayers, linears: list[TimedLinear], timed: TimedKernels) -> None:
+        self._layers, self._linears, self._timed = layers, linears, timed
+
+    def __call__(self, residual: Tensor, *args: Any) -> Tensor | None:
+        self._layers.seconds = (ctypes.c_double * len(PARTS))()
+        out = self._layers(residual, *args)
+        for part, seconds in zip((PRODUCTS, ATTENTION, NORMS), self._layers.seconds, strict=True):
+            self._timed.clock.spend(part, seconds)
+        self._timed.products += [(linear.layer, len(residual), linear.size) for linear in self._linears]
+        return out
+
 
 class TimedKernels:
     """Kernels that are timed, and that record the layer and number of rows of each matrix product."""
 
     def __init__(self, kernels: Kernels, clock: Clock) -> None:
         self._kernels = kernels
-        self._clock = clock
+        self.clock = clock
         self.recordable, self.exact_rows = kernels.recordable, kernels.exact_rows
         self.portable, self.rounding = kernels.portable, kernels.rounding
         self.softmax, self.rotary_table, self.rows = kernels.softmax, kernels.rotary_table, kernels.rows
         self.packed, self.keeps_groups = kernels.packed, kernels.keeps_groups
         self.products: list[tuple[Linear, int, int]] = []
-        self.attention = clock.timed("attention", kernels.attention)
+        self.attention = clock.timed(ATTENTION, kernels.attention)
         self.rms_norm = clock.timed(NORMS, kernels.rms_norm)
         self.add_rms_norm = clock.timed(NORMS, kernels.add_rms_norm)
-        self.rope_and_cache = clock.timed(NORMS, kernels.rope_and_cache)
+        self.rope_and_cache = clock.timed(ATTENTION, kernels.rope_and_cache)
         self.activate = clock.timed(NORMS, kernels.activate)
         self.soft_cap = clock.timed(NORMS, kernels.soft_cap)
 
@@ -107,14 +147,27 @@ class TimedKernels:
         return self._timed(self._kernels.grouped_linear(weight, bias, keep=keep), weight.inputs, keep)
 
     def _timed(self, layer: Linear, size: int, is_head: bool) -> Linear:
-        timed = self._clock.timed("output head" if is_head else "matrix products", layer)
+        return TimedLinear(layer, "output head" if is_head else PRODUCTS, size, self)
 
-        def product(x: Tensor) -> Tensor:
-            self.products.append((layer, len(x), size))
-            out: Tensor = timed(x)
-            return out
+    def layers(self, weights: Sequence[LayerWeights], norm_eps: float) -> TimedLayers | None:
+        if not all(isinstance(layer.mlp, DenseMlp) for layer in weights):
+            return None
+        linears: list[TimedLinear] = []
 
-        return product
+        def untimed(linear: Linear) -> Linear:
+            assert isinstance(linear, TimedLinear)
+            linears.append(linear)
+            return linear.layer
+
+        plain = []
+        for layer in weights:
+            mlp = layer.mlp
+            assert isinstance(mlp, DenseMlp)
+            qkv, output = untimed(layer.qkv), untimed(layer.output)
+            mlp = replace(mlp, gate_up=untimed(mlp.gate_up), down=untimed(mlp.down))
+            plain.append(replace(layer, qkv=qkv, output=output, mlp=mlp))
+        layers = self._kernels.layers(plain, norm_eps)
+        return TimedLayers(layers, linears, self) if isinstance(layers, CppLayers) else None
 
     def floor(self) -> float:
         """Repeat all recorded matrix products, and return the seconds that they take alone."""

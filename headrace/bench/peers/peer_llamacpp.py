@@ -64,7 +64,8 @@ def server_command(folder: Path, concurrency: int, port: int) -> list[str]:
     if not server.is_file():
         raise ConfigError("llama.cpp's server is not installed: run scripts/peers llamacpp")
     command = [str(server), "--model", str(convert_to_gguf(folder, peer))]
-    command += ["--host", HOST, "--port", str(port), "--threads", str(os.cpu_count() or 1)]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)  # as in Headrace's engine
+    command += ["--host", HOST, "--port", str(port), "--threads", threads]
     return [*command, "--parallel", str(concurrency), "--ctx-size", str(MAX_MODEL_LEN * concurrency)]
 
 

@@ -14,7 +14,10 @@ from shared.errors import ConfigError
 @app.command()
 def engine(
     model: Model = "smollm2",
-    against: Annotated[str, typer.Option(help="Other engines: hf, vllm, llamacpp, if installed; or none.")] = "hf",
+    against: Annotated[
+        str,
+        typer.Option(help="Other engines: hf, vllm, llamacpp, if installed; headrace-int8 and the like; or none."),
+    ] = "hf",
     quantization: Annotated[
         Literal["none", "int8", "int4"], typer.Option(help="Quantization of Headrace's engine.")
     ] = "none",

@@ -27,6 +27,8 @@ def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch,
     assert [peer.python for peer in peers] == [sys.executable, str(tmp_path / "headrace/peers/vllm/bin/python")]
     assert missing == ["llamacpp"]
     assert find_peers("none") == ([], [])
+    [[own], _] = find_peers("headrace-int8")
+    assert own.arguments == ("int8",)
     with pytest.raises(ConfigError, match="got tgi"):
         find_peers("hf,tgi")
 

@@ -11,14 +11,16 @@ import torch
 from shared.protocol import SamplingParams
 from tests.support.engine_driver import drain, load
 from workers.engine.interface import EngineRequest
+from workers.engine.kernels import cpp_layers
 from workers.engine.scheduling.scheduler import ScheduledBatch
 
 
-@pytest.mark.parametrize("cache_dir", [{}, {"cache_dir": None}])
+@pytest.mark.parametrize("cache_dir", [{}, {"cache_dir": None}], ids=["C++", "torch"])
 def test_interrupted_step_can_be_run_again(
     llama: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: dict[str, None]
 ) -> None:
     """Given forked choices and chunks, and every step abandoned before each of its layers, answers are the same."""
+    monkeypatch.setattr(cpp_layers, "MULTIPLY_ADDS_AT_ONCE", 1)
     params = SamplingParams(temperature=1.0, seed=3, n=2, max_tokens=12, ignore_eos=True)
     answers = []
     for interrupt in (False, True):

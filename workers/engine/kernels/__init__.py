@@ -6,10 +6,10 @@ models import the interface; engines choose an implementation with select.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -50,6 +50,51 @@ class HeadLayout:
     cos: Tensor
     sin: Tensor
     norm_eps: float
+
+
+class Mlp(Protocol):
+    """MLP of a layer.
+
+    Attributes:
+        recordable: it never waits for the device.
+    """
+
+    @property
+    def recordable(self) -> bool: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Weights of one layer. `qkv` is a fused projection; the norms are vectors, those of added values optional."""
+
+    layout: HeadLayout
+    form: AttentionForm
+    input_norm: Tensor
+    qkv: Linear
+    qk_norms: tuple[Tensor, Tensor] | None
+    output: Linear
+    output_norm: Tensor | None
+    mlp_norm: Tensor
+    mlp: Mlp
+    mlp_output_norm: Tensor | None
+
+
+class Layers(Protocol):
+    """All layers of a decoder, computed together."""
+
+    def __call__(
+        self, residual: Tensor, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool]
+    ) -> Tensor | None:
+        """Compute the layers for rows whose embeddings are `residual`, [T, hidden], and write keys and values.
+
+        Args:
+            interrupted: called before every few layers; the computation ends when it returns true.
+
+        Returns:
+            What the last layer adds to `residual`, which has what the others add; None if interrupted.
+        """
 
 
 class Kernels(Protocol):
@@ -150,3 +195,20 @@ class Kernels(Protocol):
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         """Return cap * tanh(x / cap), and overwrite x or not."""
+
+    def layers(self, weights: Sequence[LayerWeights], norm_eps: float) -> Layers | None:
+        """Return layers whose operations are computed together, with the same bits; None to call each operation."""
+
+
+@dataclass(frozen=True)
+class DenseMlp:
+    """MLP that computes every row alike; see `Mlp`. `gate_up` is a fused projection."""
+
+    gate_up: Linear
+    down: Linear
+    activation: Activation
+    kernels: Kernels
+    recordable: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self.kernels.activate(self.gate_up(x), self.activation))

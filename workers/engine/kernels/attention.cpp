@@ -1,71 +1,16 @@
-// Rotary embedding into the paged cache, and attention over its blocks.
+// Attention over the blocks of the paged cache.
 //
 // A row's result depends only on its query, its position and its sequence's blocks: scores are summed over the
 // dimensions in order, and outputs over the positions in order, whatever rows are computed beside it. Weights are
 // summed in lanes that begin at the first position that the row sees.
-#include <cmath>
-#include <vector>
+#include "attention.h"
 
-#include "vector.h"
+#include <cmath>
 
 namespace headrace {
-
-void norm_row(const float* x, const float* weight, float* out, int64_t size, float eps);
-
 namespace {
 
 constexpr int64_t kBlocksAhead = 2;  // distance of prefetching
-
-// Keys are [block, head, dim, slot], so that the scores of adjacent slots are adjacent lanes of a vector; values
-// are [block, head, slot, dim].
-struct Cache {
-  float *keys, *values;
-  int64_t heads, slots, dim;
-  float* keys_of(int64_t block, int64_t head) const { return keys + (block * heads + head) * slots * dim; }
-  float* values_of(int64_t block, int64_t head) const { return values + (block * heads + head) * slots * dim; }
-};
-
-// Form of a layer's attention: factor on scores; their soft cap, or 0; positions that a row sees, its own included;
-// logits of sinks, [heads], which take part in the softmax without a value, or null.
-struct Form {
-  float scale, cap;
-  int64_t window;
-  const float* sinks;
-};
-
-// Rotates x by the angles of its position, pairing dimensions i and i + dim / 2; `stride` is that of `out`.
-void rotate(const float* x, const float* cosines, const float* sines, float* out, int64_t dim, int64_t stride) {
-  const int64_t half = dim / 2;
-  for (int64_t i = 0; i < half; ++i) {
-    const float a = x[i], b = x[i + half];
-    out[i * stride] = a * cosines[i] - b * sines[i];
-    out[(i + half) * stride] = b * cosines[i] + a * sines[i];
-  }
-}
-
-// Consecutive rows of one sequence, which read the same keys and values; the first row is at `position`.
-struct RowTile {
-  int64_t row, rows, position;
-  const int64_t* table;
-};
-
-std::vector<RowTile>& tiles_of(const int64_t* positions, const int64_t* sequences, const int64_t* tables,
-                               int64_t width, int64_t rows, int64_t most) {
-  static thread_local std::vector<RowTile> tiles;
-  tiles.clear();
-  for (int64_t row = 0; row < rows; ++row) {
-    if (!tiles.empty()) {
-      RowTile& last = tiles.back();
-      const bool next = sequences[row] == sequences[row - 1] && positions[row] == positions[row - 1] + 1;
-      if (next && last.rows < most) {
-        ++last.rows;
-        continue;
-      }
-    }
-    tiles.push_back({row, 1, positions[row], tables + sequences[row] * width});
-  }
-  return tiles;
-}
 
 // Computes the scores of M queries for V vectors of slots of one block.
 template <int M, int V>
@@ -233,7 +178,28 @@ void add_all_values(const RowTile& tile, int64_t head, const Cache& cache, int64
   }
 }
 
-// Computes all queries of a tile's rows that share one key-value head, at most kTile at a time.
+}  // namespace
+
+const std::vector<RowTile>& tiles_of(const Step& step, int64_t num_heads, int64_t kv_heads) {
+  static thread_local std::vector<RowTile> tiles;
+  const int64_t most = std::max<int64_t>(1, 2 * kTile / (num_heads / kv_heads));
+  const int64_t *positions = step.positions, *sequences = step.sequences;
+  tiles.clear();
+  for (int64_t row = 0; row < step.rows; ++row) {
+    if (!tiles.empty()) {
+      RowTile& last = tiles.back();
+      const bool next = sequences[row] == sequences[row - 1] && positions[row] == positions[row - 1] + 1;
+      if (next && last.rows < most) {
+        ++last.rows;
+        continue;
+      }
+    }
+    tiles.push_back({row, 1, positions[row], step.tables + sequences[row] * step.width});
+  }
+  return tiles;
+}
+
+// Computes at most kTile queries at a time.
 void attend(RowTile tile, int64_t head, const float* queries, const Cache& cache, int64_t num_heads,
             const Form& form, float* out) {
   static thread_local std::vector<float> room;
@@ -285,51 +251,14 @@ void attend(RowTile tile, int64_t head, const float* queries, const Cache& cache
   }
 }
 
-}  // namespace
-
 extern "C" {
 
-// Rotates the queries of qkv [rows, (heads + 2 * kv_heads) * dim] into `queries` [rows, heads, dim], and writes
-// rotated keys and values to the cache. If norms of queries and keys, [dim] each, are given, they are applied first.
-void hr_rope_and_cache(const float* qkv, const float* query_norm, const float* key_norm, float eps,
-                       const float* cosines, const float* sines, const int64_t* positions,
-                       const int64_t* sequences, const int64_t* tables, int64_t width, int64_t rows,
-                       int64_t num_heads, int64_t kv_heads, int64_t dim, int64_t slots, float* queries, float* keys,
-                       float* values) {
-  const Cache cache{keys, values, kv_heads, slots, dim};
-  for_each(rows, 8, [&](int64_t row) {
-    static thread_local std::vector<float> normed;
-    normed.resize(dim);
-    const int64_t position = positions[row], slot = position % slots;
-    const int64_t block = tables[sequences[row] * width + position / slots];
-    const float *cosine = cosines + position * (dim / 2), *sine = sines + position * (dim / 2);
-    const float* from = qkv + row * (num_heads + 2 * kv_heads) * dim;
-    auto after_norm = [&](const float* x, const float* weight) -> const float* {
-      if (weight == nullptr) return x;
-      norm_row(x, weight, normed.data(), dim, eps);
-      return normed.data();
-    };
-    for (int64_t head = 0; head < num_heads; ++head, from += dim)
-      rotate(after_norm(from, query_norm), cosine, sine, queries + (row * num_heads + head) * dim, dim, 1);
-    for (int64_t head = 0; head < kv_heads; ++head, from += dim)
-      rotate(after_norm(from, key_norm), cosine, sine, cache.keys_of(block, head) + slot, dim, slots);
-    for (int64_t head = 0; head < kv_heads; ++head, from += dim)
-      std::memcpy(cache.values_of(block, head) + slot * dim, from, sizeof(float) * dim);
-  });
-}
-
-// Attends from queries [rows, heads, dim] to the positions of their sequences up to their own; `out` is alike. For
-// scale, cap, window and sinks, see Form.
-void hr_attention(const float* queries, float* keys, float* values, const int64_t* positions,
-                  const int64_t* sequences, const int64_t* tables, int64_t width, int64_t rows, int64_t num_heads,
-                  int64_t kv_heads, int64_t dim, int64_t slots, float scale, float cap, int64_t window,
-                  const float* sinks, float* out) {
-  const Form form{scale, cap, window, sinks};
-  const Cache cache{keys, values, kv_heads, slots, dim};
-  const int64_t most = std::max<int64_t>(1, 2 * kTile / (num_heads / kv_heads));
-  const std::vector<RowTile>& tiles = tiles_of(positions, sequences, tables, width, rows, most);
-  for_each(static_cast<int64_t>(tiles.size()) * kv_heads, 1, [&](int64_t i) {
-    attend(tiles[i / kv_heads], i % kv_heads, queries, cache, num_heads, form, out);
+// Attends from queries [rows, heads, dim] to the positions of their sequences up to their own; `out` is alike.
+void hr_attention(const float* queries, const Step* step, const Cache* cache, int64_t num_heads, const Form* form,
+                  float* out) {
+  const std::vector<RowTile>& tiles = tiles_of(*step, num_heads, cache->heads);
+  for_each(static_cast<int64_t>(tiles.size()) * cache->heads, 1, [&](int64_t i) {
+    attend(tiles[i / cache->heads], i % cache->heads, queries, *cache, num_heads, *form, out);
   });
 }
 

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from ctypes import byref
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
+from workers.engine.kernels import Activation, HeadLayout, LayerWeights
+from workers.engine.kernels.cpp_forms import (
+    SIGNATURES,
+    activation_form,
+    attention_form,
+    cache_form,
+    head_form,
+    step_form,
+)
+from workers.engine.kernels.cpp_layers import CppLayers, can_fuse
 from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
 from workers.engine.quantization.grouped_linear import CppGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
@@ -24,27 +33,6 @@ from workers.engine.quantization.low_rank import RowProducts
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
 from workers.engine.quantization.unquantized import UNQUANTIZED
 from workers.engine.sampling.cpp_rows import CppRows
-
-_NO_WINDOW = 2**62  # positions: more than any sequence has
-_POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-_SIGNATURES: dict[str, list[Any]] = {
-    "hr_add_rms_norm": [_POINTER] * 4 + [_COUNT] * 2 + [_FLOAT],
-    "hr_adapt": [_POINTER] * 3 + [_COUNT] + [_POINTER] * 2 + [_COUNT] * 3,
-    "hr_activate": [_POINTER] * 2 + [_COUNT] * 3 + [_FLOAT] * 2,
-    "hr_soft_cap": [_POINTER] + [_COUNT] * 2 + [_FLOAT],
-    "hr_rope_and_cache": [_POINTER] * 3 + [_FLOAT] + [_POINTER] * 5 + [_COUNT] * 6 + [_POINTER] * 3,
-    "hr_attention": [_POINTER] * 6 + [_COUNT] * 6 + [_FLOAT] * 2 + [_COUNT] + [_POINTER] * 2,
-    "hr_softmax": [_POINTER] * 2 + [_COUNT] * 2,
-    "hr_log_softmax": [_POINTER] * 2 + [_COUNT] * 2,
-    "hr_rotary_table": [_POINTER] * 3 + [_COUNT] * 2,
-    "hr_draw": [_POINTER] * 3 + [_COUNT] * 2,
-    "hr_pack": [_POINTER] * 2 + [_COUNT] * 2,
-    "hr_product": [_POINTER] * 4 + [_COUNT] * 3,
-    "hr_int8_pack": [_POINTER] * 3 + [_COUNT] * 2,
-    "hr_int8_product": [_POINTER] * 5 + [_COUNT] * 3 + [_FLOAT],
-    "hr_group_pack": [_POINTER] * 4 + [_COUNT] * 4,
-    "hr_group_product": [_POINTER] * 6 + [_COUNT] * 5,
-}
 
 
 class CppKernels:
@@ -60,10 +48,10 @@ class CppKernels:
     exact_rows = portable = True
 
     def __init__(self, library: ctypes.CDLL, quantization: Quantization, arrays: PackedArrays = OWN_ARRAYS) -> None:
-        for name, signature in _SIGNATURES.items():
+        for name, signature in SIGNATURES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = signature, None
-        library.hr_panel.restype = library.hr_fuses.restype = _COUNT
+        library.hr_panel.restype = library.hr_fuses.restype = ctypes.c_int64
         self._library = library
         self._quantization = quantization
         self._arrays = arrays
@@ -116,7 +104,7 @@ class CppKernels:
         self._library.hr_adapt(
             x.data_ptr(),
             out.data_ptr(),
-            (_COUNT * len(groups))(*groups),
+            (ctypes.c_int64 * len(groups))(*groups),
             len(products),
             numbers.data_ptr(),
             narrow.data_ptr(),
@@ -147,22 +135,8 @@ class CppKernels:
         step: StepInputs,
     ) -> Tensor:
         queries = self._buffers.take("queries", len(qkv), layout.num_heads, layout.dim)
-        norms = (None, None) if qk_norms is None else (qk_norms[0].data_ptr(), qk_norms[1].data_ptr())
-        self._library.hr_rope_and_cache(
-            qkv.data_ptr(),
-            *norms,
-            layout.norm_eps,
-            layout.cos.data_ptr(),
-            layout.sin.data_ptr(),
-            *_row_arguments(step),
-            layout.num_heads,
-            layout.num_kv_heads,
-            layout.dim,
-            cache.block_size,
-            queries.data_ptr(),
-            cache.keys.data_ptr(),
-            cache.values.data_ptr(),
-        )
+        forms = [byref(form) for form in (head_form(layout, qk_norms), step_form(step), cache_form(cache))]
+        self._library.hr_rope_and_cache(qkv.data_ptr(), *forms, queries.data_ptr())
         return queries
 
     def attention(
@@ -170,28 +144,16 @@ class CppKernels:
     ) -> Tensor:
         rows, heads, dim = queries.shape
         out = self._buffers.take("attended", rows, heads * dim)
-        self._library.hr_attention(
-            queries.data_ptr(),
-            cache.keys.data_ptr(),
-            cache.values.data_ptr(),
-            *_row_arguments(step),
-            heads,
-            cache.keys.shape[1],
-            dim,
-            cache.block_size,
-            form.scale_of(dim),
-            form.softcap or 0.0,
-            form.window or _NO_WINDOW,
-            None if form.sinks is None else form.sinks.data_ptr(),
-            out.data_ptr(),
-        )
+        forms = byref(step_form(step)), byref(cache_form(cache))
+        attention = byref(attention_form(form, dim))
+        self._library.hr_attention(queries.data_ptr(), *forms, heads, attention, out.data_ptr())
         return out
 
     def activate(self, gate_up: Tensor, activation: Activation = Activation.SILU) -> Tensor:
         rows, size = len(gate_up), gate_up.shape[1] // 2
         out = self._buffers.take("activated", rows, size)
         pointers = (gate_up.data_ptr(), out.data_ptr())
-        self._library.hr_activate(*pointers, rows, size, activation, SWIGLU_STEEPNESS, SWIGLU_LIMIT)
+        self._library.hr_activate(*pointers, rows, size, byref(activation_form(activation)))
         return out
 
     def softmax(self, x: Tensor) -> Tensor:
@@ -212,14 +174,7 @@ class CppKernels:
         self._library.hr_soft_cap(x.data_ptr(), *x.shape, cap)
         return x
 
-
-def _row_arguments(step: StepInputs) -> tuple[int, int, int, int, int]:
-    """Return the addresses of positions, sequences and block tables, the tables' width, and the number of rows."""
-    tables = step.block_tables
-    return (
-        step.positions.data_ptr(),
-        step.sequences.data_ptr(),
-        tables.data_ptr(),
-        tables.shape[1],
-        len(step.positions),
-    )
+    def layers(self, weights: Sequence[LayerWeights], norm_eps: float) -> CppLayers | None:
+        if not all(can_fuse(layer) for layer in weights):
+            return None
+        return CppLayers(self._library, self._buffers, weights, norm_eps)

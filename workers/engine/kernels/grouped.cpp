@@ -3,9 +3,8 @@
 //
 // A group's sum of integers is exact, and the groups of a row are added in order, each product rounded alone, so a
 // row's bits depend neither on its neighbours nor on the width of vectors.
-#include <vector>
-
 #include "integers.h"
+#include "linear.h"
 
 namespace headrace {
 namespace {
@@ -15,7 +14,6 @@ typedef uint16_t HalfVec __attribute__((vector_size(2 * kLanes), aligned(2), may
 
 constexpr float kLevels = 32767;  // of activations; no sum of a group overflows 32 bits
 constexpr int64_t kBytesAhead = 4096;
-constexpr int64_t kRowBlock = 96;  // as in product.cpp
 
 // Loads kLanes numbers of 16 bits, in IEEE 754's form.
 inline Vec load_halves(const uint16_t* p) {
@@ -33,56 +31,79 @@ inline Vec load_halves(const uint16_t* p) {
 // Bytes of one group of a panel: scales, zeros, then integers.
 inline int64_t group_bytes(int64_t group, int64_t bits) { return 4 * kPanel + group * kPanel * bits / 8; }
 
+// Loads 16 bits for each of kLanes columns and both inputs of a pair. It is no memcpy, which GCC compiles to a copy on
+// the stack in parts, for whose end the load of the whole vector waits.
+inline CodeVec load_codes(const uint8_t* p) { return *reinterpret_cast<const CodeVec*>(p); }
+
+constexpr int64_t kInputs = 8;  // of one step of 4 bits
+constexpr int kUnpacked = 16;   // bits of integers that are unpacked already
+constexpr int kFewRows = kLanes == 16 ? 4 : 2;  // with more, two sums for each number do not fit the registers
+
 // Adds the products of a group's integers and R rows of x, `stride` apart, to sums.
 template <int R, int Bits>
 inline void add_group(const int16_t* x, int64_t stride, int64_t group, const uint8_t* codes, IntVec (&sums)[R][2]) {
-  constexpr int64_t kInputs = 8;  // of one step
-  for (int64_t k = 0; k < group; k += kInputs) {
-    __builtin_prefetch(codes + kBytesAhead, 0, 2);
-    CodeVec packed[2];
-    if constexpr (Bits == 4) std::memcpy(packed, codes, sizeof(packed));  // 4 pairs in each 16 bits
-    for (int64_t pair = 0; pair < kInputs / 2; ++pair) {
-      ShortVec left, right;
-      if constexpr (Bits == 4) {
-        left = (ShortVec)((packed[0] >> (4 * pair)) & 15);
-        right = (ShortVec)((packed[1] >> (4 * pair)) & 15);
-      } else {
-        const int8_t* at = reinterpret_cast<const int8_t*>(codes) + pair * 2 * kPanel;
-        left = load_pairs(at), right = load_pairs(at + kPanel);
-      }
-      for (int r = 0; r < R; ++r) {
-        int32_t both;
-        std::memcpy(&both, x + r * stride + k + 2 * pair, sizeof(both));
-        const ShortVec a = (ShortVec)(IntVec{} + both);
-        sums[r][0] = add_pairs(left, a, sums[r][0]);
-        sums[r][1] = add_pairs(right, a, sums[r][1]);
-      }
+#pragma GCC unroll 1  // GCC would keep the products of several pairs, for which there are no registers
+  for (int64_t k = 0; k < group; k += 2, codes += 2 * kPanel * Bits / 8) {
+    ShortVec left, right;
+    if constexpr (Bits == kUnpacked) {
+      left = (ShortVec)load_codes(codes), right = (ShortVec)load_codes(codes + 2 * kPanel);
+    } else {
+      const int8_t* at = reinterpret_cast<const int8_t*>(codes);
+      __builtin_prefetch(at + kBytesAhead, 0, 2);
+      left = load_pairs(at), right = load_pairs(at + kPanel);
     }
-    codes += kInputs * kPanel * Bits / 8;
+    for (int r = 0; r < R; ++r) {
+      const ShortVec a = splat_pair(x + r * stride + k);
+      sums[r][0] = add_pairs(left, a, sums[r][0]);
+      sums[r][1] = add_pairs(right, a, sums[r][1]);
+    }
   }
 }
 
-// Rows of activations: integers [rows, groups * group], and of each row its scale and the sums of its groups.
-struct Rows {
-  const int16_t* integers;
-  const float *scales, *sums;
-};
+// The same for 4 bits, without unpacking all of them: odd pairs stay 16 times as large, and have sums of their own,
+// which groups of 256 do not overflow.
+template <int R>
+inline void add_packed_group(const int16_t* x, int64_t stride, int64_t group, const uint8_t* codes,
+                             IntVec (&sums)[R][2]) {
+  IntVec large[R][2] = {};
+  for (int64_t k = 0; k < group; k += kInputs, codes += kInputs * kPanel / 2) {
+    __builtin_prefetch(codes + kBytesAhead, 0, 2);
+    const CodeVec packed[2] = {load_codes(codes), load_codes(codes + 2 * kPanel)};
+    for (int64_t half = 0; half < 2; ++half)
+      for (int v = 0; v < 2; ++v) {
+        const CodeVec pairs = packed[v] >> (8 * half);
+        const ShortVec even = (ShortVec)(pairs & 0x0f), odd = (ShortVec)(pairs & 0xf0);
+        for (int r = 0; r < R; ++r) {
+          const int16_t* at = x + r * stride + k + 4 * half;
+          sums[r][v] = add_pairs(even, splat_pair(at), sums[r][v]);
+          large[r][v] = add_pairs(odd, splat_pair(at + 2), large[r][v]);
+        }
+      }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < 2; ++v) sums[r][v] += large[r][v] >> 4;
+}
 
 // Columns of one panel.
 struct Columns {
-  const uint8_t* packed;
+  const uint8_t *packed, *unpacked;  // integers of 16 bits, or null
   const float *factors, *bias;
-  int64_t count, groups, group;
+  int64_t count, groups, group, bits;
 };
 
 template <int R, int Bits>
 void multiply(const Rows& rows, const Columns& panel, float* out, int64_t outputs) {
   Vec totals[R][2] = {};
-  const uint8_t* at = panel.packed;
-  const int64_t stride = panel.groups * panel.group;
+  const int64_t stride = panel.groups * panel.group, bytes = group_bytes(panel.group, panel.bits);
   for (int64_t g = 0; g < panel.groups; ++g) {
+    const uint8_t* at = panel.packed + g * bytes;
+    const uint8_t* codes = Bits == kUnpacked ? panel.unpacked + g * panel.group * kPanel * 2 : at + 4 * kPanel;
     IntVec sums[R][2] = {};
-    add_group<R, Bits>(rows.integers + g * panel.group, stride, panel.group, at + 4 * kPanel, sums);
+    const int16_t* x = rows.integers + g * panel.group;
+    if constexpr (Bits == 4)
+      add_packed_group<R>(x, stride, panel.group, codes, sums);
+    else
+      add_group<R, Bits>(x, stride, panel.group, codes, sums);
     const uint16_t* halves = reinterpret_cast<const uint16_t*>(at);
     for (int v = 0; v < 2; ++v) {
       const Vec scale = load_halves(halves + v * kLanes), zero = load_halves(halves + kPanel + v * kLanes);
@@ -91,7 +112,6 @@ void multiply(const Rows& rows, const Columns& panel, float* out, int64_t output
         totals[r][v] += (__builtin_convertvector(sums[r][v], Vec) - shift) * scale;
       }
     }
-    at += group_bytes(panel.group, Bits);
   }
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
@@ -106,10 +126,28 @@ void multiply(const Rows& rows, const Columns& panel, float* out, int64_t output
 }
 
 using Multiply = void (*)(const Rows&, const Columns&, float*, int64_t);
-constexpr Multiply kMultiply4[kTile] = {multiply<1, 4>, multiply<2, 4>, multiply<3, 4>,
-                                        multiply<4, 4>, multiply<5, 4>, multiply<6, 4>};
-constexpr Multiply kMultiply8[kTile] = {multiply<1, 8>, multiply<2, 8>, multiply<3, 8>,
-                                        multiply<4, 8>, multiply<5, 8>, multiply<6, 8>};
+template <int Bits>
+constexpr Multiply kMultiply[kTile] = {multiply<1, Bits>, multiply<2, Bits>, multiply<3, Bits>,
+                                       multiply<4, Bits>, multiply<5, Bits>, multiply<6, Bits>};
+constexpr Multiply kMultiplyFew[] = {multiply<1, 4>, multiply<2, 4>, multiply<3, 4>, multiply<4, 4>};
+
+// Returns a panel's integers of 4 bits as integers of 16 bits in the order of the 8-bit form; valid until this
+// thread's next call.
+const uint8_t* unpack(const Columns& panel) {
+  static thread_local std::vector<uint16_t> memory;
+  memory.resize(panel.groups * panel.group * kPanel);
+  uint16_t* to = memory.data();
+  for (int64_t g = 0; g < panel.groups; ++g) {
+    const uint8_t* codes = panel.packed + g * group_bytes(panel.group, 4) + 4 * kPanel;
+    for (int64_t k = 0; k < panel.group; k += kInputs, codes += kInputs * kPanel / 2) {
+      const CodeVec packed[2] = {load_codes(codes), load_codes(codes + 2 * kPanel)};
+      for (int64_t pair = 0; pair < kInputs / 2; ++pair)
+        for (int v = 0; v < 2; ++v, to += 2 * kLanes)
+          *reinterpret_cast<CodeVec*>(to) = (packed[v] >> (4 * pair)) & 15;
+    }
+  }
+  return reinterpret_cast<const uint8_t*>(memory.data());
+}
 
 // Rounds a row of x, with its inputs in `order` unless that is null, and sums the integers of each group.
 float prepare(const float* x, const int64_t* order, int64_t inputs, int16_t* integers, float* sums, int64_t groups,
@@ -131,6 +169,36 @@ float prepare(const float* x, const int64_t* order, int64_t inputs, int16_t* int
 }
 
 }  // namespace
+
+void prepare_groups(const Linear& layer, const Rows& rows, int64_t row) {
+  const int64_t groups = row_groups(layer);
+  rows.scales[row] = prepare(rows.floats + row * layer.inputs, layer.order, layer.inputs,
+                             rows.integers + row * row_stride(layer), rows.sums + row * groups, groups, layer.group);
+}
+
+void multiply_groups(const Linear& layer, const Rows& rows, Range block, int64_t panel, float* out) {
+  const int64_t groups = row_groups(layer), column = panel * kPanel, outputs = layer.outputs;
+  const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
+  Columns columns{static_cast<const uint8_t*>(layer.packed) + panel * groups * group_bytes(layer.group, layer.bits),
+                  nullptr,
+                  layer.scales + column,
+                  layer.bias == nullptr ? nullptr : layer.bias + column,
+                  outputs - column,
+                  groups,
+                  layer.group,
+                  layer.bits};
+  const Multiply* multiply = layer.bits == 4 ? kMultiplyFew : kMultiply<8>;
+  if (layer.bits == 4 && count > kFewRows) {  // unpacked once for all rows
+    columns.unpacked = unpack(columns);
+    multiply = kMultiply<kUnpacked>;
+  }
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Range tile = tile_rows(count, tiles, t);
+    const int64_t row = block.begin + tile.begin;
+    const Rows part{nullptr, rows.integers + row * row_stride(layer), rows.scales + row, rows.sums + row * groups, 0};
+    multiply[tile.end - tile.begin - 1](part, columns, out + row * outputs + column, outputs);
+  }
+}
 
 extern "C" {
 
@@ -157,39 +225,6 @@ void hr_group_pack(const uint8_t* codes, const uint16_t* scales, const uint16_t*
           }
         }
       }
-  });
-}
-
-// Multiplies x [rows, inputs] by packed weights into out [rows, outputs]. `order` is the input of each place, or null;
-// `bias` is [outputs] or null.
-void hr_group_product(const float* x, const int64_t* order, const uint8_t* packed, const float* factors,
-                      const float* bias, float* out, int64_t rows, int64_t inputs, int64_t outputs, int64_t group,
-                      int64_t bits) {
-  static thread_local std::vector<int16_t> integers;
-  static thread_local std::vector<float> scales, sums;
-  const int64_t groups = count_tiles(inputs, group), stride = groups * group;
-  integers.resize(rows * stride + 1);
-  scales.resize(rows);
-  sums.resize(rows * groups);
-  int16_t* whole = integers.data();  // thread_local: other threads use the caller's through these pointers
-  float *by = scales.data(), *of_groups = sums.data();
-  for_each(rows, kMinPerThread / inputs, [&](int64_t row) {
-    by[row] = prepare(x + row * inputs, order, inputs, whole + row * stride, of_groups + row * groups, groups, group);
-  });
-  const int64_t panels = count_tiles(outputs, kPanel), blocks = count_tiles(rows, kRowBlock);
-  const Multiply* multiply = bits == 4 ? kMultiply4 : kMultiply8;
-  for_each(blocks * panels, 1, [&](int64_t i) {
-    const Range block = tile_rows(rows, blocks, i / panels);
-    const int64_t panel = i % panels, column = panel * kPanel;
-    const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
-    const Columns columns{packed + panel * groups * group_bytes(group, bits), factors + column,
-                          bias == nullptr ? nullptr : bias + column, outputs - column, groups, group};
-    for (int64_t t = 0; t < tiles; ++t) {
-      const Range tile = tile_rows(count, tiles, t);
-      const int64_t row = block.begin + tile.begin;
-      multiply[tile.end - tile.begin - 1]({whole + row * stride, by + row, of_groups + row * groups}, columns,
-                                          out + row * outputs + column, outputs);
-    }
   });
 }
 

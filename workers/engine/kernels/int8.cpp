@@ -2,9 +2,8 @@
 //
 // Sums of integers are exact, and each row has its own scale, so a row's bits do not depend on its neighbours.
 // Activations use as many of their 16 bits as cannot overflow a column's 32-bit sum (`levels`), most often all.
-#include <vector>
-
 #include "integers.h"
+#include "linear.h"
 
 namespace headrace {
 namespace {
@@ -18,33 +17,38 @@ struct Columns {
   int64_t count;
 };
 
-// Multiplies R rows of x, [rows, pairs * 2], by a panel; prefetches a line of the next panel every `pace` steps.
+// Multiplies R rows of x, [rows, pairs * 2], by a panel; prefetches a line of the next panel for every `pace` pairs.
 template <int R>
 void multiply(const int16_t* x, const float* row_scales, int64_t pairs, const Columns& panel, float* out,
               int64_t outputs, const int8_t* ahead, int64_t pace) {
-  IntVec sums[R][2] = {};
-  for (int64_t k = 0; k < pairs;) {
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += 64;
-    for (const int64_t end = std::min(k + pace, pairs); k < end; ++k) {
-      const int8_t* weights = panel.weights + k * 2 * kPanel;
-      const ShortVec left = load_pairs(weights), right = load_pairs(weights + kPanel);
-      for (int r = 0; r < R; ++r) {
-        int32_t pair;
-        std::memcpy(&pair, x + (r * pairs + k) * 2, sizeof(pair));
-        const ShortVec a = (ShortVec)(IntVec{} + pair);
-        sums[r][0] = add_pairs(left, a, sums[r][0]);
-        sums[r][1] = add_pairs(right, a, sums[r][1]);
-      }
+  constexpr int kChains = R <= 2 ? 4 / R : 1;  // of sums: with few rows, each addition would wait for the one before
+  IntVec sums[kChains][R][2] = {};
+  auto add = [&](int64_t k, IntVec(&to)[R][2]) {
+    const int8_t* weights = panel.weights + k * 2 * kPanel;
+    const ShortVec left = load_pairs(weights), right = load_pairs(weights + kPanel);
+    for (int r = 0; r < R; ++r) {
+      const ShortVec a = splat_pair(x + (r * pairs + k) * 2);
+      to[r][0] = add_pairs(left, a, to[r][0]);
+      to[r][1] = add_pairs(right, a, to[r][1]);
     }
+  };
+  for (int64_t k = 0; k < pairs;) {
+    for (int c = 0; c < kChains; ++c, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+    const int64_t end = std::min(k + kChains * pace, pairs);
+    for (; k + kChains <= end; k += kChains)
+      for (int c = 0; c < kChains; ++c) add(k + c, sums[c]);
+    for (; k < end; ++k) add(k, sums[0]);
   }
+  for (int c = 1; c < kChains; ++c)
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < 2; ++v) sums[0][r][v] += sums[c][r][v];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       const int64_t first = v * kLanes, count = std::min(kLanes, panel.count - first);
       if (count <= 0) break;
-      Vec result = __builtin_convertvector(sums[r][v], Vec) *
+      Vec result = __builtin_convertvector(sums[0][r][v], Vec) *
                    (splat(row_scales[r]) * load_part(panel.scales + first, count));
       if (panel.bias != nullptr) result += load_part(panel.bias + first, count);
       store_part(out + r * outputs + first, result, count);
@@ -54,9 +58,30 @@ void multiply(const int16_t* x, const float* row_scales, int64_t pairs, const Co
 using Multiply = void (*)(const int16_t*, const float*, int64_t, const Columns&, float*, int64_t, const int8_t*,
                           int64_t);
 constexpr Multiply kMultiply[kTile] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>};
-constexpr int64_t kRowBlock = 96, kPanelsAhead = 2, kBytesAhead = 4096;  // as in product.cpp
+constexpr int64_t kBytesAhead = 4096;
 
 }  // namespace
+
+void prepare_int8(const Linear& layer, const Rows& rows, int64_t row) {
+  const int64_t inputs = layer.inputs;
+  rows.scales[row] =
+      quantize_row(rows.floats + row * inputs, rows.integers + row * row_stride(layer), inputs, layer.levels);
+}
+
+void multiply_int8(const Linear& layer, const Rows& rows, Range block, int64_t panel, float* out) {
+  const int64_t stride = row_stride(layer), bytes = stride * kPanel, column = panel * kPanel;
+  const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile), outputs = layer.outputs;
+  const Columns columns{static_cast<const int8_t*>(layer.packed) + panel * bytes, layer.scales + column,
+                        layer.bias == nullptr ? nullptr : layer.bias + column, outputs - column};
+  const int8_t* next = columns.weights + (tiles == 1 ? kBytesAhead : bytes);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Range tile = tile_rows(count, tiles, t);
+    const int64_t row = block.begin + tile.begin;
+    kMultiply[tile.end - tile.begin - 1](rows.integers + row * stride, rows.scales + row, stride / 2, columns,
+                                         out + row * outputs + column, outputs, next + bytes * t / tiles,
+                                         tiles * 64 / (2 * kPanel));
+  }
+}
 
 extern "C" {
 
@@ -69,37 +94,6 @@ void hr_int8_pack(const float* const* weight, int8_t* packed, float* scales, int
     scales[column] = quantize_row(weight[column], row.data(), inputs, kWeightLevels);
     int8_t* to = packed + column / kPanel * pairs * 2 * kPanel + column % kPanel * 2;
     for (int64_t k = 0; k < 2 * pairs; ++k) to[k / 2 * 2 * kPanel + k % 2] = static_cast<int8_t>(row[k]);
-  });
-}
-
-// Multiplies x [rows, inputs] by packed weights into out [rows, outputs]; `bias` is [outputs] or null.
-void hr_int8_product(const float* x, const int8_t* packed, const float* scales, const float* bias, float* out,
-                     int64_t rows, int64_t inputs, int64_t outputs, float levels) {
-  static thread_local std::vector<int16_t> whole;
-  static thread_local std::vector<float> row_scales;
-  const int64_t pairs = count_tiles(inputs, 2);
-  whole.resize(rows * pairs * 2 + 1);
-  row_scales.resize(rows);
-  int16_t* quantized = whole.data();  // thread_local: other threads use the caller's through this pointer
-  float* by = row_scales.data();
-  for_each(rows, kMinPerThread / inputs, [&](int64_t row) {
-    by[row] = quantize_row(x + row * inputs, quantized + row * pairs * 2, inputs, levels);
-  });
-  const int64_t panels = count_tiles(outputs, kPanel), blocks = count_tiles(rows, kRowBlock);
-  for_each(blocks * panels, 1, [&](int64_t i) {
-    const Range block = tile_rows(rows, blocks, i / panels);
-    const int64_t column = i % panels * kPanel, bytes = pairs * 2 * kPanel;
-    const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
-    const Columns panel{packed + i % panels * bytes, scales + column, bias == nullptr ? nullptr : bias + column,
-                        outputs - column};
-    const int8_t* next = panel.weights + (tiles == 1 ? kBytesAhead : kPanelsAhead * bytes);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const Range tile = tile_rows(count, tiles, t);
-      const int64_t row = block.begin + tile.begin;
-      kMultiply[tile.end - tile.begin - 1](quantized + row * pairs * 2, by + row, pairs, panel,
-                                           out + row * outputs + column, outputs, next + bytes * t / tiles,
-                                           tiles * 64 / (2 * kPanel));
-    }
   });
 }
 

@@ -24,6 +24,13 @@ inline ShortVec load_pairs(const int8_t* p) {
   return __builtin_convertvector(*reinterpret_cast<const ByteVec*>(p), ShortVec);
 }
 
+// Returns a pair of adjacent inputs for every column.
+inline ShortVec splat_pair(const int16_t* p) {
+  int32_t pair;
+  std::memcpy(&pair, p, sizeof(pair));
+  return (ShortVec)(IntVec{} + pair);
+}
+
 // Returns sums + a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1] for each lane i.
 inline IntVec add_pairs(ShortVec a, ShortVec b, IntVec sums) {
 #if defined(__AVX512VNNI__) && HEADRACE_LANES == 16

@@ -2,7 +2,7 @@
 //
 // Each number of the result is one chain of multiply-adds over the inputs in order, so its bits depend neither on
 // the number of rows nor on the shape of a tile.
-#include "vector.h"
+#include "linear.h"
 
 namespace headrace {
 namespace {
@@ -39,11 +39,24 @@ void multiply(const float* x, int64_t inputs, const float* panel, const float* b
 using Multiply = void (*)(const float*, int64_t, const float*, const float*, float*, int64_t, int64_t, const float*,
                           int64_t);
 constexpr Multiply kMultiply[kTile] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>};
-constexpr int64_t kPanelsAhead = 2;  // two threads take every other panel
 constexpr int64_t kLinesAhead = 64;  // with a single tile, the same panel must be prefetched
-constexpr int64_t kRowBlock = 96;  // rows that stay in the CPU's cache for all panels
 
 }  // namespace
+
+void multiply_floats(const Linear& layer, const Rows& rows, Range block, int64_t panel, float* out) {
+  const int64_t column = panel * kPanel, inputs = layer.inputs, outputs = layer.outputs;
+  const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
+  const float* weights = static_cast<const float*>(layer.packed) + column * inputs;
+  const float* bias = layer.bias == nullptr ? nullptr : layer.bias + column;
+  const float* next = weights + (tiles == 1 ? kLinesAhead : inputs) * kPanel;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Range tile = tile_rows(count, tiles, t);
+    const int64_t row = block.begin + tile.begin;
+    kMultiply[tile.end - tile.begin - 1](rows.floats + row * inputs, inputs, weights, bias,
+                                         out + row * outputs + column, outputs, outputs - column,
+                                         next + inputs * t / tiles * kPanel, tiles);
+  }
+}
 
 extern "C" {
 
@@ -57,26 +70,6 @@ void hr_pack(const float* const* weight, float* packed, int64_t outputs, int64_t
     for (int64_t k = 0; k < inputs; ++k)
       for (int64_t c = 0; c < kPanel; ++c)
         to[k * kPanel + c] = c < columns ? weight[panel * kPanel + c][k] : 0.0f;
-  });
-}
-
-void hr_product(const float* x, const float* packed, const float* bias, float* out, int64_t rows, int64_t inputs,
-                int64_t outputs) {
-  const int64_t panels = count_tiles(outputs, kPanel), blocks = count_tiles(rows, kRowBlock);
-  for_each(blocks * panels, 1, [&](int64_t i) {
-    const Range block = tile_rows(rows, blocks, i / panels);
-    const int64_t column = i % panels * kPanel;
-    const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
-    const float* panel = packed + column * inputs;
-    const float* next = panel + (tiles == 1 ? kLinesAhead * kPanel : kPanelsAhead * kPanel * inputs);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const Range tile = tile_rows(count, tiles, t);
-      const int64_t row = block.begin + tile.begin;
-      kMultiply[tile.end - tile.begin - 1](x + row * inputs, inputs, panel,
-                                           bias == nullptr ? nullptr : bias + column, out + row * outputs + column,
-                                           outputs, outputs - column,
-                                           next + inputs * t / tiles * kPanel, tiles);
-    }
   });
 }
 

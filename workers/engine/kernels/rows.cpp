@@ -1,7 +1,7 @@
 // Norms, activations and soft caps; each row is independent of the others.
-#include <cmath>
+#include "rows.h"
 
-#include "vector.h"
+#include <cmath>
 
 namespace headrace {
 namespace {
@@ -25,7 +25,6 @@ float sum_of_squares(const float* x, int64_t size) {
 
 }  // namespace
 
-// Computes x / rms(x) * weight; `out` may be `x`.
 void norm_row(const float* x, const float* weight, float* out, int64_t size, float eps) {
   const Vec scale = splat(1.0f / std::sqrt(sum_of_squares(x, size) / static_cast<float>(size) + eps));
   for (int64_t i = 0; i < size; i += kLanes) {
@@ -34,52 +33,57 @@ void norm_row(const float* x, const float* weight, float* out, int64_t size, flo
   }
 }
 
+void add_norm_row(const float* x, float* residual, const float* weight, float* out, int64_t size, float eps) {
+  if (x != nullptr)
+    for (int64_t i = 0; i < size; ++i) residual[i] += x[i];
+  norm_row(residual, weight, out, size, eps);
+}
+
+// Activations: 0 is silu(gate) * up; 1 is gelu(gate) * up by the approximation with tanh, which is gate times a
+// logistic function; 2 is the clamped gate of gpt-oss, with its steepness and limit.
+void activate_row(const float* gate_up, float* out, int64_t size, const ActivationForm& form) {
+  auto silu = [](Vec gate, Vec up) { return gate / (exp(-gate) + 1.0f) * up; };
+  auto gelu = [](Vec gate, Vec up) {
+    const Vec inner = 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate);  // 2 sqrt(2 / pi)
+    return gate / (exp(-inner) + 1.0f) * up;
+  };
+  auto clamped = [&](Vec gate, Vec up) {
+    const Vec most = splat(form.limit);
+    gate = gate > most ? most : gate;
+    up = up > most ? most : up;
+    up = up < -most ? -most : up;
+    return (up + 1.0f) * (gate / (exp(-gate * form.steepness) + 1.0f));
+  };
+  auto run = [&](const auto& activate) {
+    const float *gate = gate_up, *up = gate_up + size;
+    for (int64_t i = 0; i < size; i += kLanes) {
+      const int64_t left = size - i;
+      store_part(out + i, activate(load_part(gate + i, left), load_part(up + i, left)), left);
+    }
+  };
+  if (form.kind == 0)
+    run(silu);
+  else if (form.kind == 1)
+    run(gelu);
+  else
+    run(clamped);
+}
+
 extern "C" {
 
 // Adds x, if given, to residual, and stores the norm of residual in out. All are [rows, size].
 void hr_add_rms_norm(const float* x, float* residual, const float* weight, float* out, int64_t rows, int64_t size,
                      float eps) {
   for_each(rows, kMinPerThread / size, [&](int64_t row) {
-    float* sums = residual + row * size;
-    if (x != nullptr)
-      for (int64_t i = 0; i < size; ++i) sums[i] += x[row * size + i];
-    norm_row(sums, weight, out + row * size, size, eps);
+    const int64_t at = row * size;
+    add_norm_row(x == nullptr ? nullptr : x + at, residual + at, weight, out + at, size, eps);
   });
 }
 
-// Computes out [rows, size] from gate and up side by side in [rows, 2 * size]. Activations: 0 is silu(gate) * up;
-// 1 is gelu(gate) * up by the approximation with tanh, which is gate times a logistic function; 2 is the clamped
-// gate of gpt-oss, with its steepness and limit.
-void hr_activate(const float* gate_up, float* out, int64_t rows, int64_t size, int64_t activation, float steepness,
-                 float limit) {
-  auto silu = [](Vec gate, Vec up) { return gate / (exp(-gate) + 1.0f) * up; };
-  auto gelu = [](Vec gate, Vec up) {
-    const Vec inner = 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate);  // 2 sqrt(2 / pi)
-    return gate / (exp(-inner) + 1.0f) * up;
-  };
-  auto clamped = [=](Vec gate, Vec up) {
-    const Vec most = splat(limit);
-    gate = gate > most ? most : gate;
-    up = up > most ? most : up;
-    up = up < -most ? -most : up;
-    return (up + 1.0f) * (gate / (exp(-gate * steepness) + 1.0f));
-  };
-  auto run = [&](const auto& activate) {
-    for_each(rows, kMinPerThread / 4 / size, [&](int64_t row) {
-      const float *gate = gate_up + row * 2 * size, *up = gate + size;
-      float* to = out + row * size;
-      for (int64_t i = 0; i < size; i += kLanes) {
-        const int64_t left = size - i;
-        store_part(to + i, activate(load_part(gate + i, left), load_part(up + i, left)), left);
-      }
-    });
-  };
-  if (activation == 0)
-    run(silu);
-  else if (activation == 1)
-    run(gelu);
-  else
-    run(clamped);
+// Computes out [rows, size] from gate and up side by side in [rows, 2 * size].
+void hr_activate(const float* gate_up, float* out, int64_t rows, int64_t size, const ActivationForm* form) {
+  for_each(rows, kMinPerThread / 4 / size,
+           [&](int64_t row) { activate_row(gate_up + row * 2 * size, out + row * size, size, *form); });
 }
 
 // Replaces x, [rows, size], by cap * tanh(x / cap).

@@ -16,7 +16,7 @@ from workers.engine.execution.paged_attention import (
     write_cache,
 )
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
+from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout, LayerWeights
 from workers.engine.quantization.grouped_linear import TorchGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
@@ -108,6 +108,9 @@ class TorchKernels:
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return (x / cap).tanh() * cap
+
+    def layers(self, weights: Sequence[LayerWeights], norm_eps: float) -> None:
+        return None
 
 
 def rotary_table(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from triton import next_power_of_2
 
 from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
+from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout, LayerWeights
 from workers.engine.kernels.attention_triton import attend, merge
 from workers.engine.kernels.rows_triton import activate, add_rms_norm, rope_and_cache
 from workers.engine.kernels.torch_kernels import rotary_table
@@ -181,6 +181,9 @@ class TritonKernels:
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return (x / cap).tanh() * cap
+
+    def layers(self, weights: Sequence[LayerWeights], norm_eps: float) -> None:
+        return None
 
 
 def _merge_splits(

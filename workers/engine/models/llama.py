@@ -9,63 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from workers.engine.execution.paged_attention import AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import Activation, HeadLayout, Kernels
+from workers.engine.kernels import DenseMlp, HeadLayout, Kernels, LayerWeights, Mlp
 from workers.engine.models.checkpoint import WeightReader
 from workers.engine.models.decoder import never
 from workers.engine.models.families.experts import load_experts
 from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
 from workers.engine.quantization.interface import Linear
-
-
-class Mlp(Protocol):
-    """MLP of a layer.
-
-    Attributes:
-        recordable: it never waits for the device.
-    """
-
-    @property
-    def recordable(self) -> bool: ...
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class DenseMlp:
-    """MLP that computes every row alike; see `Mlp`. `gate_up` is a fused projection."""
-
-    gate_up: Linear
-    down: Linear
-    activation: Activation
-    kernels: Kernels
-    recordable: ClassVar[bool] = True
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.kernels.activate(self.gate_up(x), self.activation))
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """Weights of one layer. `qkv` is a fused projection; the norms are vectors, those of added values optional."""
-
-    layout: HeadLayout
-    form: AttentionForm
-    input_norm: Tensor
-    qkv: Linear
-    qk_norms: tuple[Tensor, Tensor] | None
-    output: Linear
-    output_norm: Tensor | None
-    mlp_norm: Tensor
-    mlp: Mlp
-    mlp_output_norm: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +43,7 @@ class Llama:
         self._kernels = kernels
         # rounded to the weights' type, as in transformers
         self._scale = float(torch.tensor(config.embedding_scale, dtype=weights.embedding.dtype))
+        self._layers = kernels.layers(weights.layers, config.norm_eps) or self._run_each_layer
 
     @property
     def embedding(self) -> Tensor:
@@ -104,6 +61,19 @@ class Llama:
         residual = self._weights.embedding[step.tokens]
         if c.embedding_scale != 1.0:
             residual *= self._scale
+        x = self._layers(residual, step, caches, interrupted)
+        if x is None:
+            return None
+        rows = step.sample_rows
+        last = kernels.add_rms_norm(x[rows], residual[rows], self._weights.norm, c.norm_eps)
+        logits = self._weights.head(last)
+        return logits if c.logit_cap is None else kernels.soft_cap(logits, c.logit_cap)
+
+    def _run_each_layer(
+        self, residual: Tensor, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool]
+    ) -> Tensor | None:
+        """See `kernels.Layers`; every operation of every layer is called."""
+        c, kernels = self.config, self._kernels
         x = kernels.rms_norm(residual, self._weights.layers[0].input_norm, c.norm_eps)
         norms = [layer.input_norm for layer in self._weights.layers[1:]]
         for layer, cache, next_norm in zip(self._weights.layers, caches, [*norms, None], strict=True):
@@ -115,10 +85,7 @@ class Llama:
             x = self._normed(layer.mlp(x), layer.mlp_output_norm)
             if next_norm is not None:
                 x = kernels.add_rms_norm(x, residual, next_norm, c.norm_eps)
-        rows = step.sample_rows
-        last = kernels.add_rms_norm(x[rows], residual[rows], self._weights.norm, c.norm_eps)
-        logits = self._weights.head(last)
-        return logits if c.logit_cap is None else kernels.soft_cap(logits, c.logit_cap)
+        return x
 
     def _normed(self, x: Tensor, norm: Tensor | None) -> Tensor:
         return x if norm is None else self._kernels.rms_norm(x, norm, self.config.norm_eps)

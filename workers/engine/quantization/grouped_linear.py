@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from workers.engine.quantization.cpp_linear import OutputBuffers
+from workers.engine.quantization.cpp_linear import GROUPS, LinearForm, OutputBuffers, PackedLinear, address
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.packed_arrays import PackedArrays
 from workers.engine.quantization.row_integers import quantize_rows
@@ -41,10 +41,11 @@ class TorchGroupedLinear:
         return (out if self._bias is None else out + self._bias).to(x.dtype)
 
 
-class CppGroupedLinear:
-    """Linear layer in C++; see grouped.cpp. Results are in `buffers`, or new tensors without them.
+class CppGroupedLinear(PackedLinear):
+    """Linear layer in C++; see grouped.cpp.
 
     Args:
+        buffers: see `PackedLinear`.
         weight: only its shapes are used if `arrays` is filled.
     """
 
@@ -57,10 +58,7 @@ class CppGroupedLinear:
         arrays: PackedArrays,
     ) -> None:
         self._library = library
-        self._buffers = buffers
         self._bias = bias
-        self._outputs, self._inputs = weight.outputs, weight.inputs
-        self._group, self._bits = weight.group, weight.bits
         panel = library.hr_panel()
         panels = -(-weight.outputs // panel)
         bytes_per_group = 4 * panel + weight.group * panel * weight.bits // 8
@@ -69,6 +67,7 @@ class CppGroupedLinear:
         self._order = None if weight.order is None else arrays.take(weight.inputs, torch.int64)
         if not arrays.filled:
             self._pack(weight)
+        super().__init__(library, buffers, self._form(weight))
 
     def _pack(self, weight: GroupedWeight) -> None:
         codes, scales, zeros = (part.contiguous() for part in (weight.codes, weight.scales, weight.zeros))
@@ -78,23 +77,15 @@ class CppGroupedLinear:
         if self._order is not None and weight.order is not None:
             self._order.copy_(weight.order)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        rows = len(x)
-        if self._buffers is None:
-            out = torch.empty(rows, self._outputs)
-        else:
-            out = self._buffers.take(f"linear-{self._outputs}-{self._inputs}", rows, self._outputs)
-        self._library.hr_group_product(
-            x.data_ptr(),
-            None if self._order is None else self._order.data_ptr(),
-            self._packed.data_ptr(),
-            self._factors.data_ptr(),
-            None if self._bias is None else self._bias.data_ptr(),
-            out.data_ptr(),
-            rows,
-            self._inputs,
-            self._outputs,
-            self._group,
-            self._bits,
+    def _form(self, weight: GroupedWeight) -> LinearForm:
+        return LinearForm(
+            format=GROUPS,
+            inputs=weight.inputs,
+            outputs=weight.outputs,
+            packed=self._packed.data_ptr(),
+            scales=self._factors.data_ptr(),
+            bias=address(self._bias),
+            order=address(self._order),
+            group=weight.group,
+            bits=weight.bits,
         )
-        return out

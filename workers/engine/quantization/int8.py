@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
+from workers.engine.quantization.cpp_linear import INT8, CppLinear, LinearForm, OutputBuffers, address
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.join import join
 from workers.engine.quantization.packed_arrays import PackedArrays
@@ -74,23 +73,25 @@ class CppInt8Linear(CppLinear):
         self._packed = arrays.take(self._columns * (self._inputs + self._inputs % 2), torch.int8)
         self._scales = arrays.take(self._outputs, torch.float32)
         self._largest_sum = arrays.take(1, torch.int64)
-        self._packed_address, self._scales_address = self._packed.data_ptr(), self._scales.data_ptr()
 
     def _pack(self, rows: Tensor) -> None:
-        pointers = (rows.data_ptr(), self._packed_address, self._scales_address)
+        pointers = (rows.data_ptr(), self._packed.data_ptr(), self._scales.data_ptr())
         self._library.hr_int8_pack(*pointers, self._outputs, self._inputs)
         panel = self._library.hr_panel()
         columns = self._packed.view(self._columns // panel, -1, panel, 2)
         # a few panels at a time: to sum int8, torch makes a copy eight times as large
         self._largest_sum[0] = max(int(part.abs().sum((1, 3)).max()) for part in torch.split(columns, 64))
 
-    @cached_property
-    def _levels(self) -> int:
-        return activation_levels(int(self._largest_sum[0]))
-
-    def _multiply(self, x: int, out: int, rows: int) -> None:
-        pointers = (x, self._packed_address, self._scales_address, self._bias_address, out)
-        self._library.hr_int8_product(*pointers, rows, self._inputs, self._outputs, self._levels)
+    def _form(self) -> LinearForm:
+        return LinearForm(
+            format=INT8,
+            inputs=self._inputs,
+            outputs=self._outputs,
+            packed=self._packed.data_ptr(),
+            scales=self._scales.data_ptr(),
+            bias=address(self._bias),
+            levels=activation_levels(int(self._largest_sum[0])),
+        )
 
 
 def activation_levels(largest_sum: int) -> int:

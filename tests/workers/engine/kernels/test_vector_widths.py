@@ -21,6 +21,7 @@ from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.kernels import Activation, HeadLayout
 from workers.engine.kernels.build import load_library
 from workers.engine.kernels.cpp_kernels import CppKernels
+from workers.engine.quantization.int4 import GroupedIntegers
 from workers.engine.quantization.int8 import Int8
 from workers.engine.quantization.interface import Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
@@ -44,7 +45,7 @@ def other_flags(cache: Path) -> tuple[str, ...]:
     return ("-march=x86-64-v3",) if wide else ("-DHEADRACE_LANES=16",)
 
 
-@pytest.fixture(params=[UNQUANTIZED, Int8()], ids=["none", "int8"])
+@pytest.fixture(params=[UNQUANTIZED, Int8(), GroupedIntegers(4)], ids=["none", "int8", "int4"])
 def both(
     cache: Path, other_flags: tuple[str, ...], request: pytest.FixtureRequest
 ) -> tuple[CppKernels, CppKernels]:

@@ -239,6 +239,9 @@ async def test_a_killed_rank_moves_its_requests(
     async with asyncio.timeout(LIMIT_S):
         with pytest.RaisesGroup(pytest.RaisesExc(EngineLost, match="SIGKILL"), flatten_subgroups=True):
             await harness.make(doomed).run()
+    assert [worker.state for worker in await backend.registry.workers()] == ["hung"], (
+        "it has given its requests back"
+    )
     async with harness.worker(two, "b"):
         events = await answer(backend, request.id)
     assert answer_tokens(events) == expected

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import structlog
 import torch
 from torch import Tensor
 
@@ -22,7 +21,6 @@ from workers.engine.parallel.step_message import Copies, Step
 
 REASON_TIMEOUT_S = 1.0  # from a failed exchange to the news that a process has ended
 
-_log = structlog.get_logger(__name__)
 Message = TypeVar("Message")
 
 

@@ -184,6 +184,7 @@ def test_speculation_does_not_change_an_answer(two: Engine) -> None:
 def test_an_interrupted_step_can_be_run_again(two: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given forked choices, and steps that are interrupted at a sum and then run without their copies of blocks."""
     expected = forked(again(two))
+    logits(again(two), range(len(PROMPTS)))  # so that blocks have other contents
     compute, stopped = two._runner.run, []
 
     def often(batch: ScheduledBatch, interrupted: object) -> Tensor | None:
@@ -239,6 +240,9 @@ async def test_a_killed_rank_moves_its_requests(
     async with asyncio.timeout(LIMIT_S):
         with pytest.RaisesGroup(pytest.RaisesExc(EngineLost, match="SIGKILL"), flatten_subgroups=True):
             await harness.make(doomed).run()
+    assert [worker.state for worker in await backend.registry.workers()] == ["hung"], (
+        "it has given its requests back"
+    )
     async with harness.worker(two, "b"):
         events = await answer(backend, request.id)
     assert answer_tokens(events) == expected

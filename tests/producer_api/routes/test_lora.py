@@ -124,6 +124,7 @@ async def test_adapters_are_loaded_chosen_and_unloaded(http: httpx.AsyncClient, 
     assert (first.status_code, first.text) == (200, "Success: LoRA adapter 'sql' added successfully.")
     assert (await put(http, "b")).status_code == 200
     listed = await models(http)
+    assert list(listed) == [TINY, "b", "sql"]
     assert (listed[TINY]["root"], listed[TINY]["parent"]) == (TINY, None)
     assert (listed["sql"]["root"], listed["sql"]["parent"]) == ("a", TINY)
     assert listed["sql"]["max_model_len"] == listed[TINY]["max_model_len"]

@@ -178,8 +178,12 @@ class ModelCatalog:
         return (await self.snapshot(life)).repository
 
     async def models(self) -> list[ModelInfo]:
-        """Return all models that a request may name, by name; `max_model_len` is 0 until a worker announces it."""
-        return sorted((await self.snapshot()).known.values(), key=lambda info: info.name)
+        """Return all models that a request may name, by name; `max_model_len` is 0 until a worker announces it.
+
+        Adapters are last: clients that take the first model mean a model itself.
+        """
+        snapshot = await self.snapshot()
+        return sorted(snapshot.known.values(), key=lambda info: (info.name in snapshot.adapters, info.name))
 
     async def aliases(self) -> dict[str, str]:
         """Return the first model of each name that is only split, and each adapter's base. Raises Unavailable."""

@@ -15,7 +15,7 @@ import structlog
 
 from shared.adapters.adapter import Adapter, AdapterOrder, AdapterResult, Refusal
 from shared.backend import Backend
-from shared.errors import ConfigError, HeadraceError, InvalidRequest, ModelNotFound, ModelUnavailable, Unavailable
+from shared.errors import ConfigError, InvalidRequest, ModelNotFound, ModelUnavailable, Unavailable
 from shared.models.worker_registry import WorkerInfo
 from shared.protocol import AdapterRef, PriorityClass
 from shared.redis import keys
@@ -114,10 +114,7 @@ class WorkerAdapters:
             if name in models:
                 raise ConfigError(f"lora_modules: {name} is the name of a model", param="lora_modules")
             order = AdapterOrder(id="", action="load", name=name, base=self._model, path=path, replace=True)
-            try:
-                result = await self._register(order)
-            except HeadraceError as error:
-                raise ConfigError(f"lora_modules: {name}: {error.message}", param="lora_modules") from error
+            result = await self._register(order)
             if result.error:
                 raise ConfigError(f"lora_modules: {name}: {result.error}", param="lora_modules")
 

@@ -8,16 +8,17 @@ import pytest
 from fastapi import FastAPI
 
 from producer_api.admission.model_catalog import ModelCatalog
-from producer_api.admission.traffic import direct
+from producer_api.admission.traffic import as_recorded, direct
 from producer_api.auth.principal import ANONYMOUS, Principal
 from producer_api.rpc import inference_pb2 as pb
 from shared.accounts.scopes import Scopes
 from shared.adapters.adapter import Adapter
 from shared.backend import Backend
 from shared.errors import PermissionDenied
-from shared.protocol import Embed, PriorityClass, Request
+from shared.protocol import Embed, PriorityClass, Request, RequestState
 from shared.repository.traffic.rules import Branch, Shadow, Split
 from shared.settings import Settings
+from shared.token_log.interface import RequestRecord
 from tests.support.fakes import MODEL
 from tests.support.grpc_client import serving
 from tests.support.scripted_worker import ScriptedWorker
@@ -77,7 +78,6 @@ async def test_a_key_needs_the_name_of_the_adapter(app: FastAPI) -> None:
 async def test_a_repeated_key_joins_the_answer_of_an_unloaded_adapter(
     client: httpx.AsyncClient, app: FastAPI, backend: Backend
 ) -> None:
-    """It does not become a request of the base model."""
     headers, body = {"idempotency-key": "k"}, {"model": "sql", "prompt": "x"}
     first = (await client.post("/v1/jobs", json=body, headers=headers)).json()
     await backend.adapters.remove("sql")
@@ -85,6 +85,15 @@ async def test_a_repeated_key_joins_the_answer_of_an_unloaded_adapter(
     again = await client.post("/v1/jobs", json=body, headers=headers)
     assert (again.json()["id"], again.json()["model"]) == (first["id"], "sql")
     assert (await client.post("/v1/jobs", json=body)).status_code == 404
+
+
+def test_an_interrupted_admission_keeps_its_adapter() -> None:
+    """Given that the adapter is unknown by now: the request does not become one of the base model."""
+    record = RequestRecord(
+        *("req_1", MODEL, "t", PriorityClass.STANDARD, RequestState.QUEUED, 1.0), adapter=ADAPTER.ref
+    )
+    finished = as_recorded(Request(id="req_1", model="sql", prompt="x"), record)
+    assert (finished.model, finished.adapter) == (MODEL, ADAPTER.ref)
 
 
 async def test_a_shadow_copy_has_no_adapter(client: httpx.AsyncClient, app: FastAPI, backend: Backend) -> None:

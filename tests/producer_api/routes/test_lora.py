@@ -22,7 +22,6 @@ from shared.protocol import Recording, SamplingParams
 from shared.settings import Settings
 from tests.support.adapters import edit_adapter, save_adapter
 from tests.support.api_server import serving
-from tests.support.backends import opened
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 from tests.support.engine_driver import drain, load
 from tests.support.fakes import answer, make_request, submit
@@ -69,13 +68,6 @@ def adapters(checkpoint: Path, folder: Path) -> Path:
 def settings(settings: Settings, folder: Path) -> Settings:
     given = {"served_model_name": TINY, "lora_dir": folder, "runtime_lora_updating": True, "max_loras": 1}
     return settings.model_copy(update=given)
-
-
-@pytest.fixture(params=["redis", "memory"])
-async def backend(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Backend]:
-    made = await opened(request.param, settings)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -132,6 +124,7 @@ async def test_adapters_are_loaded_chosen_and_unloaded(http: httpx.AsyncClient, 
     assert (first.status_code, first.text) == (200, "Success: LoRA adapter 'sql' added successfully.")
     assert (await put(http, "b")).status_code == 200
     listed = await models(http)
+    assert list(listed) == [TINY, "b", "sql"]
     assert (listed[TINY]["root"], listed[TINY]["parent"]) == (TINY, None)
     assert (listed["sql"]["root"], listed["sql"]["parent"]) == ("a", TINY)
     assert listed["sql"]["max_model_len"] == listed[TINY]["max_model_len"]

@@ -79,7 +79,12 @@ class AdapterLoader:
         found = folder.digest(data)
         if digest not in (None, found):
             raise AdapterChanged(f"the files of the adapter {path!r} have changed", param="lora_path")
-        return self._build(folder, config, pairs, data, found)
+        try:
+            return self._build(folder, config, pairs, data, found)
+        except (MemoryError, RuntimeError) as error:  # torch's errors of memory
+            raise ConfigError(
+                f"the adapter {path!r} cannot be placed in memory: {error}", param="lora_path"
+            ) from error
 
     @torch.inference_mode()
     def _build(

@@ -175,7 +175,7 @@ def kv_tier(
     as_json: Json = False,
 ) -> None:
     """Measure a takeover with a KV tier against computing, and what the tier costs requests that share nothing."""
-    from headrace.bench.engine.kv_tiers import PARTS, measure_kv_tiers
+    from headrace.bench.tiers.kv_tiers import PARTS, measure_kv_tiers
     from workers.openmp_env import spin_briefly
 
     names: Any = names_of("--tiers", tiers, ["disk", "redis"])

@@ -1,4 +1,4 @@
-"""What a token costs a worker beside its model, by part, and as a table."""
+"""Cost of a token beside its model, by part, and as a table."""
 
 from __future__ import annotations
 

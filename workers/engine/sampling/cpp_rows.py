@@ -54,20 +54,21 @@ class CppRows:
 
     def _prepare(self, sequences: list[Sequence]) -> None:
         self._sequences = list(sequences)
-        self._draws = np.zeros(len(sequences), _ROW)
+        self._draws = np.array([_row_of(sequence) for sequence in sequences], _ROW)
         self._tokens = np.zeros(len(sequences), np.int64)
         self._sampled = not all(is_greedy(sequence.params) for sequence in sequences)
         self._marked = [row for row, sequence in enumerate(sequences) if sequence.watermark is not None]
-        for row, sequence in zip(self._draws, sequences, strict=True):
-            params = sequence.params
-            row["temperature"] = 0.0 if is_greedy(params) else params.temperature
-            row["top_k"], row["top_p"], row["min_p"] = params.top_k, params.top_p, params.min_p
-            row["typical_p"] = params.typical_p
-            row["seed"], row["choice"] = params.seed & _MASK_64, sequence.choice
-            row["keyed"] = sequence.watermark is not None
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         logits = logits.contiguous()
         found = torch.empty_like(logits)
         self._library.hr_log_softmax(logits.data_ptr(), found.data_ptr(), *logits.shape)
         return found
+
+
+def _row_of(sequence: Sequence) -> tuple[float, ...]:
+    """Return the fields of `_ROW`, without the position."""
+    params, keyed = sequence.params, int(sequence.watermark is not None)
+    temperature = 0.0 if is_greedy(params) else params.temperature
+    key = (params.seed & _MASK_64, sequence.choice, 0)
+    return (params.top_p, params.typical_p, params.top_k, *key, temperature, params.min_p, keyed)

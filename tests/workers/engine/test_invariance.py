@@ -121,7 +121,7 @@ def test_windows_caps_sinks_and_experts_are_batch_invariant(
     name: str, quantization: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = make_case(12, vocabulary=256, longest=50, length=16)
-    check(checkpoints(name), case, quantization, monkeypatch, pool=24, alone=2)
+    check(checkpoints(name), case, quantization, monkeypatch, pool=24, alone=2, single=2)
 
 
 @pytest.mark.slow

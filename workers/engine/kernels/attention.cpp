@@ -161,7 +161,10 @@ void add_all_values(const RowTile& tile, int64_t head, const Cache& cache, int64
   const int64_t slots = cache.slots, dim = cache.dim, stride = blocks * slots;
   for (int64_t b = 0; b < blocks; ++b) {
     const float *weights = all_weights + b * slots, *values = cache.values_of(tile.table[b], head);
-    if (b + kBlocksAhead < blocks) prefetch(cache.values_of(tile.table[b + kBlocksAhead], head), slots * dim);
+    if (b + kBlocksAhead < blocks)
+      prefetch(cache.values_of(tile.table[b + kBlocksAhead], head), slots * dim);
+    else if (head + 1 < cache.heads)  // the next item, most often
+      prefetch(cache.keys_of(tile.table[std::min(b + kBlocksAhead - blocks, blocks - 1)], head + 1), slots * dim);
     auto in_block = [&](int64_t position) { return std::clamp<int64_t>(position - b * slots, 0, slots); };
     auto add_own = [&](int64_t m, int64_t begin, int64_t end) {
       if (end > begin)
@@ -210,6 +213,8 @@ void attend(RowTile tile, int64_t head, const float* queries, const Cache& cache
   const int64_t length = tile.position + tile.rows;
   const int64_t blocks = count_tiles(length, slots), stride = blocks * slots;
   if (static_cast<int64_t>(room.size()) < kTile * stride) room.resize(kTile * stride);
+  for (int64_t b = 0; b < std::min(kBlocksAhead, blocks); ++b)
+    prefetch(cache.keys_of(tile.table[b], head), slots * dim);
   const int64_t all = tile.rows * group, chunks = count_tiles(all, kTile);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const Range part = tile_rows(all, chunks, chunk);

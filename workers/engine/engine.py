@@ -20,6 +20,7 @@ from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
 from workers.engine.cache_sizing import size_cache
+from workers.engine.calibration.select import with_calibrated_weights
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
 from workers.engine.execution.gpu_memory import GpuMemory
@@ -131,7 +132,7 @@ class Engine:
             weights = helpers.submit(hash_weights, config.model, config.cache_dir)
             building = helpers.submit(progress.timed("kernels", choose_kernels), config, device, dtype)
             tokenizer = Tokenizer(config.model, **config.tokenizer_options())
-            kernels = building.result()
+            kernels = with_calibrated_weights(building.result(), config, model_config, tokenizer)
             runner = load_runner(
                 config,
                 model_config,
@@ -157,7 +158,7 @@ class Engine:
                 weights.result(),
                 device,
                 dtype=str(dtype),
-                quantization=config.quantization,
+                quantization=kernels.quantization.identity,
                 kernels=kernels_identity(kernels),
                 watermark=config.watermark.identity,
             ),

@@ -27,7 +27,7 @@ from workers.engine.config import EngineConfig
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.quantization.grouped_weight import GroupedWeight
-from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.sampling.sampler import sample
 
 NORMS = "norms, rope, activation"
@@ -85,9 +85,11 @@ class TimedKernels:
 
     def __init__(self, kernels: Kernels, clock: Clock) -> None:
         self._kernels = kernels
+        self.quantization = kernels.quantization
         self._clock = clock
         self.recordable, self.exact_rows = kernels.recordable, kernels.exact_rows
         self.packed, self.keeps_groups = kernels.packed, kernels.keeps_groups
+        self.keeps_floats = kernels.keeps_floats
         self.products: list[tuple[Linear, int, int]] = []
         self.attention = clock.timed("attention", kernels.attention)
         self.rms_norm = clock.timed(NORMS, kernels.rms_norm)
@@ -95,6 +97,10 @@ class TimedKernels:
         self.rope_and_cache = clock.timed(NORMS, kernels.rope_and_cache)
         self.activate = clock.timed(NORMS, kernels.activate)
         self.soft_cap = clock.timed(NORMS, kernels.soft_cap)
+
+    def with_quantization(self, quantization: Quantization) -> TimedKernels:
+        self._kernels, self.quantization = self._kernels.with_quantization(quantization), quantization
+        return self
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False

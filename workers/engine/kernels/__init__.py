@@ -16,7 +16,7 @@ from torch import Tensor
 from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.quantization.grouped_weight import GroupedWeight
-from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.interface import Linear, Quantization
 
 SWIGLU_STEEPNESS, SWIGLU_LIMIT = 1.702, 7.0  # of gpt-oss
 
@@ -57,11 +57,16 @@ class Kernels(Protocol):
         recordable: no operation waits for the device or reads `StepInputs.spans`, so a CUDA graph can record them.
         exact_rows: a row's bits depend neither on the number of rows nor on their sequences.
         packed: the packed weights exist already, so that `linear` uses only the shapes of its weights.
+        quantization: the weight format of linear layers.
         keeps_groups: weights that a checkpoint stores in groups stay as they are; otherwise they are expanded.
+        keeps_floats: so do matrices of FP8.
     """
 
     @property
     def recordable(self) -> bool: ...
+
+    @property
+    def quantization(self) -> Quantization: ...
 
     @property
     def exact_rows(self) -> bool: ...
@@ -71,6 +76,12 @@ class Kernels(Protocol):
 
     @property
     def keeps_groups(self) -> bool: ...
+
+    @property
+    def keeps_floats(self) -> bool: ...
+
+    def with_quantization(self, quantization: Quantization) -> Kernels:
+        """Return kernels with another weight format."""
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from workers.engine.quantization.grouped_linear import CppGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
-from workers.engine.quantization.unquantized import UNQUANTIZED
+from workers.engine.quantization.unquantized import Unquantized
 
 _NO_WINDOW = 2**62  # positions: more than any sequence has
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -50,6 +51,7 @@ class CppKernels:
 
     recordable = False
     exact_rows = True
+    keeps_floats = False
 
     def __init__(self, library: ctypes.CDLL, quantization: Quantization, arrays: PackedArrays = OWN_ARRAYS) -> None:
         for name, signature in _SIGNATURES.items():
@@ -57,13 +59,16 @@ class CppKernels:
             function.argtypes, function.restype = signature, None
         library.hr_panel.restype = _COUNT
         self._library = library
-        self._quantization = quantization
+        self.quantization = quantization
         self._arrays = arrays
         self._buffers = OutputBuffers()
 
     def with_arrays(self, arrays: PackedArrays) -> CppKernels:
         """Return kernels whose linear layers have their packed weights in `arrays`."""
-        return CppKernels(self._library, self._quantization, arrays)
+        return CppKernels(self._library, copy(self.quantization), arrays)
+
+    def with_quantization(self, quantization: Quantization) -> CppKernels:
+        return CppKernels(self._library, quantization, self._arrays)
 
     @property
     def packed(self) -> bool:
@@ -72,17 +77,17 @@ class CppKernels:
     @property
     def packed_format(self) -> str:
         """Identity of the layout of packed weights: equal for the same build and weight format."""
-        return f"{Path(self._library._name).stem}-{type(self._quantization).__name__}"  # noqa: SLF001  documented
+        return f"{Path(self._library._name).stem}-{type(self.quantization).__name__}"  # noqa: SLF001  documented
 
     @property
     def keeps_groups(self) -> bool:
-        return self._quantization is UNQUANTIZED
+        return isinstance(self.quantization, Unquantized)
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
     ) -> Linear:
         buffers = None if keep else self._buffers
-        quantization = self._quantization.head if head else self._quantization
+        quantization = self.quantization.head if head else self.quantization
         return quantization.cpp_linear(self._library, buffers, weights, bias, self._arrays)
 
     def grouped_linear(self, weight: GroupedWeight, bias: Tensor | None, *, keep: bool = False) -> Linear:

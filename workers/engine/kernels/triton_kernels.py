@@ -21,7 +21,7 @@ from workers.engine.kernels.rows_triton import activate, add_rms_norm, rope_and_
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
-from workers.engine.quantization.unquantized import UNQUANTIZED
+from workers.engine.quantization.unquantized import UNQUANTIZED, Unquantized
 
 _MIN_DOT_SIZE = 16  # rows, columns and depth of Triton's smallest matrix product
 _COLUMNS_PER_PROGRAM = 1024  # of a row of the activation
@@ -43,16 +43,23 @@ class TritonKernels:
     packed = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
-        self._quantization = quantization
+        self.quantization = quantization
 
     @property
     def keeps_groups(self) -> bool:
-        return self._quantization is UNQUANTIZED
+        return isinstance(self.quantization, Unquantized)
+
+    @property
+    def keeps_floats(self) -> bool:
+        return self.keeps_groups
+
+    def with_quantization(self, quantization: Quantization) -> TritonKernels:
+        return TritonKernels(quantization)
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
     ) -> Linear:
-        quantization = self._quantization.head if head else self._quantization
+        quantization = self.quantization.head if head else self.quantization
         grouped = quantization.grouped(weights)
         return quantization.torch_linear(weights, bias) if grouped is None else TritonGroupedLinear(grouped, bias)
 

@@ -24,12 +24,12 @@ from workers.engine.kernels.select import choose_kernels
 from workers.engine.models.decoder import DecoderConfig
 from workers.engine.models.fingerprint import hash_weights, kernels_identity
 from workers.engine.models.loader import load_model
-from workers.engine.quantization import grouped_weight
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.int4 import GROUP
 from workers.engine.text.tokenizer import Tokenizer
 
 TEXT = Path(__file__).parent / "text.txt"
+SOURCES = ("calibration", "models", "quantization")  # packages of the engine that the integers depend on
 WINDOW_TOKENS = 512
 MAX_TOKENS = 8192
 BLOCK_SIZE = 16
@@ -52,9 +52,11 @@ def rounded_weights(config: EngineConfig, model_config: DecoderConfig, tokenizer
 
 
 def _identity(kernels: Kernels) -> str:
-    """Return a string that is equal for equal kernels, sources and texts of a calibration."""
+    """Return a string that is equal for equal kernels, texts and sources, which say what is rounded and how."""
     digest = hashlib.sha256(kernels_identity(kernels).encode())
-    for path in [TEXT, *sorted(TEXT.parent.glob("*.py")), Path(grouped_weight.__file__)]:
+    engine = TEXT.parent.parent
+    sources = [path for folder in SOURCES for path in sorted((engine / folder).rglob("*.py"))]
+    for path in [TEXT, *sources]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -25,8 +25,8 @@ class EngineFields(KVTierFields):
     )
     quantization: QuantizationName = Field(
         "none",
-        description="int8: weights of 8 bits and activations of 16, on CPU only; int4: weights of 4 bits in groups "
-        "of 32, with activations of 16 bits on CPU",
+        description="int8: weights of 8 bits; int4: weights of 4 bits in groups of 32, calibrated at the first "
+        "start; with both, activations have 16 bits on CPU",
     )
     reasoning_parser: ReasoningParserName = Field(
         "auto",

@@ -18,6 +18,7 @@ from shared.models.worker_registry import Task
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
+from workers.engine.calibration.select import with_calibrated_weights
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
 from workers.engine.execution.gpu_memory import GpuMemory
@@ -131,9 +132,9 @@ class Engine:
         model_config = read_model_config(config.model)
         device = config.torch_device()
         if model_config.dtype not in DTYPES:
+            known = ", ".join(DTYPES)
             raise ConfigError(
-                f"the checkpoint's dtype must be one of {', '.join(DTYPES)}, got {model_config.dtype}",
-                param="model",
+                f"the checkpoint's dtype must be one of {known}, got {model_config.dtype}", param="model"
             )
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
         loading = begin_loading(config, model_config, dtype, device)
@@ -142,7 +143,7 @@ class Engine:
             weights = helpers.submit(hash_weights, config.model, config.cache_dir)
             building = helpers.submit(progress.timed("kernels", choose_kernels), config, device, dtype)
             tokenizer = Tokenizer(config.model, **config.tokenizer_options())
-            kernels = building.result()
+            kernels = with_calibrated_weights(building.result(), config, model_config, tokenizer)
             runner, size = loading.load(kernels, progress)
         draft_model = load_draft_model(config, tokenizer, model_config.vocab_size, dtype, device)
         eos = read_eos_token_ids(config.model, model_config.eos_token_ids)
@@ -161,7 +162,7 @@ class Engine:
                 device,
                 portable=kernels.portable and model_config.architecture in ARCHITECTURES,
                 dtype=str(dtype),
-                quantization=config.quantization,
+                quantization=kernels.quantization.identity,
                 ranks=str(config.tensor_parallel_size),
                 kernels=kernels_identity(kernels),
                 watermark=config.watermark.identity,

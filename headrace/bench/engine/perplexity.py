@@ -1,24 +1,22 @@
-"""`headrace bench perplexity`: perplexity of each weight format against float32 on the same text.
-
-The text is that of the licences in torch's package, which are the same on every machine for the pinned version.
-"""
+"""`headrace bench perplexity`: perplexity of each weight format against float32 on the same texts."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from headrace.bench.engine.perplexity_texts import TEXTS
 from shared.errors import ConfigError
 from shared.models.model_store import ModelRepository
 from shared.settings import QuantizationName, load
+from workers.engine.calibration.select import with_calibrated_weights
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import make_layer_caches
 from workers.engine.execution.step_inputs import Span, StepInputs
@@ -28,11 +26,18 @@ from workers.engine.text.tokenizer import Tokenizer
 
 WINDOW_TOKENS = 512  # scored together, each window on its own
 BLOCK_SIZE = 16
+REFERENCE = "float32"
+FORMATS: Mapping[str, QuantizationName] = {"int8": "int8", "int4": "int4"}  # made when a model is loaded
 
 
 @dataclass(frozen=True)
 class FormatQuality:
-    """Perplexity of a weight format. `agreement`: share of positions with float32's most likely token."""
+    """Perplexity of a weight format.
+
+    Attributes:
+        increase: of the perplexity over float32's.
+        agreement: share of positions with float32's most likely token.
+    """
 
     perplexity: float
     increase: float
@@ -41,59 +46,90 @@ class FormatQuality:
 
 @dataclass(frozen=True)
 class Quality:
-    """Perplexity over `tokens` predictions: in float32, and of each weight format."""
+    """Quality of each weight format on each text, and on all together as "all", over `tokens` predictions each."""
 
     tokens: int
-    float32: float
-    formats: dict[str, FormatQuality]
+    texts: dict[str, dict[str, FormatQuality]]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def table(self) -> Table:
-        table = Table("format", "tokens", "perplexity", "increase", "greedy agreement")
-        table.add_row("float32", str(self.tokens), f"{self.float32:.4f}")
-        for name, found in self.formats.items():
-            agreement = f"{found.agreement:.2%}"
-            table.add_row(name, str(self.tokens), f"{found.perplexity:.4f}", f"{found.increase:+.2%}", agreement)
+        table = Table("format", *self.texts, "greedy agreement")
+        for name, whole in self.texts["all"].items():
+            found = [self.texts[text][name] for text in self.texts]
+            cells = [f"{each.perplexity:.3f} ({each.increase:+.2%})" for each in found]
+            table.add_row(name, *cells, f"{whole.agreement:.2%}")
         return table
 
 
-def measure_perplexity(model: str, tokens: int, console: Console) -> Quality:
-    """Score the text with each. Raises ConfigError if it has fewer than `tokens`, or the model cannot be loaded."""
+def measure_perplexity(
+    model: str,
+    texts: Sequence[str],
+    tokens: int,
+    formats: Sequence[str],
+    checkpoints: Mapping[str, str],
+    console: Console,
+) -> Quality:
+    """Score the texts of those names with float32, each format and each checkpoint.
+
+    Raises ConfigError if a text has fewer than `tokens`, or a model cannot be loaded.
+
+    Args:
+        formats: names in FORMATS.
+        checkpoints: models with the same tokenizer, by name.
+    """
     settings = load({"model": model}).settings
     folder = ModelRepository(settings).folder()
-    ids = Tokenizer(folder).encode(licence_text())
+    windows = {name: _windows(Tokenizer(folder), name, tokens) for name in texts}
+    options: dict[str, Any] = {"dtype": "float32", "device": "cpu", "cache_dir": settings.cache_dir}
+    configs = {REFERENCE: EngineConfig(folder, **options)}
+    configs |= {name: EngineConfig(folder, quantization=FORMATS[name], **options) for name in formats}
+    for name, place in checkpoints.items():
+        stored = ModelRepository(load({"model": place}).settings).folder()
+        configs[name] = EngineConfig(stored, **options)
+    scores: dict[str, dict[str, Scores]] = {}
+    for name, config in configs.items():
+        scorer = Scorer(config)  # one model at a time is in memory
+        scores[name] = {text: scorer.score_all(parts) for text, parts in windows.items()}
+        scores[name]["all"] = Scores.join(scores[name].values())
+        console.print(f"{name}: {math.exp(scores[name]['all'].loss):.3f}")
+    return Quality(tokens - 1, {text: _compare(scores, text) for text in (*texts, "all")})
+
+
+def _windows(tokenizer: Tokenizer, name: str, tokens: int) -> list[list[int]]:
+    ids = tokenizer.encode(TEXTS[name]())
     if len(ids) < tokens:
-        raise ConfigError(f"--tokens must be at most {len(ids)}, the length of the text, got {tokens}")
-    names = get_args(QuantizationName)
-    options: dict[str, Any] = {"dtype": "float32", "cache_dir": settings.cache_dir}
-    scorers = [Scorer(EngineConfig(folder, quantization=name, **options)) for name in names]
-    lost, agreed, done = [0.0 for _ in names], [0 for _ in names], 0
-    for start in range(0, tokens - 1, WINDOW_TOKENS):
-        window = ids[start : min(start + WINDOW_TOKENS, tokens - 1) + 1]
-        scores = [scorer.score(window) for scorer in scorers]
-        lost = [total + loss for total, (loss, _) in zip(lost, scores, strict=True)]
-        agreed = [
-            total + int((likeliest == scores[0][1]).sum())
-            for total, (_, likeliest) in zip(agreed, scores, strict=True)
-        ]
-        done += len(window) - 1
-        console.print(f"{done} of {tokens - 1} tokens")
-    float32, *others = (math.exp(total / done) for total in lost)
-    formats = {
-        name: FormatQuality(found, found / float32 - 1, count / done)
-        for name, found, count in zip(names[1:], others, agreed[1:], strict=True)
-    }
-    return Quality(done, float32, formats)
+        raise ConfigError(f"--tokens must be at most {len(ids)}, the length of the text {name}, got {tokens}")
+    starts = range(0, tokens - 1, WINDOW_TOKENS)
+    return [ids[start : min(start + WINDOW_TOKENS, tokens - 1) + 1] for start in starts]
 
 
-def licence_text() -> str:
-    """Return the texts of all different licences, in the order of their paths."""
-    packages = Path(str(importlib.metadata.distribution("torch").locate_file("")))
-    paths = sorted(packages.glob("torch-*.dist-info/licenses/**/*"))
-    texts = dict.fromkeys(path.read_text(encoding="utf-8") for path in paths if path.is_file())
-    return "\n\n".join(texts)
+def _compare(scores: dict[str, dict[str, Scores]], text: str) -> dict[str, FormatQuality]:
+    reference = scores[REFERENCE][text]
+    found = {}
+    for name, of_format in scores.items():
+        each = of_format[text]
+        agreement = float((each.likeliest == reference.likeliest).double().mean())
+        found[name] = FormatQuality(math.exp(each.loss), math.exp(each.loss - reference.loss) - 1, agreement)
+    return found
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Negative log-likelihood of each token of a text, and the most likely token at each position, [n] both."""
+
+    losses: Tensor
+    likeliest: Tensor
+
+    @classmethod
+    def join(cls, parts: Iterable[Scores]) -> Scores:
+        kept = list(parts)
+        return cls(torch.cat([each.losses for each in kept]), torch.cat([each.likeliest for each in kept]))
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.double().mean())
 
 
 class Scorer:
@@ -102,26 +138,35 @@ class Scorer:
     def __init__(self, config: EngineConfig) -> None:
         model_config = read_model_config(config.model)
         device = torch.device("cpu")
+        kernels = choose_kernels(config, device, torch.float32)
+        kernels = with_calibrated_weights(kernels, config, model_config, Tokenizer(config.model))
         self._model = load_model(
             config.model,
             model_config,
             dtype=torch.float32,
             device=device,
             max_model_len=WINDOW_TOKENS,
-            kernels=choose_kernels(config, device, torch.float32),
+            kernels=kernels,
             progress=lambda share: None,
         )
         shape = (WINDOW_TOKENS // BLOCK_SIZE, model_config.num_kv_heads, BLOCK_SIZE, model_config.head_dim)
         self._caches = make_layer_caches(model_config.num_layers, shape, torch.float32, device)
 
+    def score_all(self, windows: Sequence[list[int]]) -> Scores:
+        """Return the scores of all tokens but the first of each window."""
+        return Scores.join(map(self._score, windows))
+
     @torch.inference_mode()
-    def score(self, window: list[int]) -> tuple[float, Tensor]:
-        """Return the sum of -log p of all tokens but the first, and the most likely token at each position."""
-        logits = self._model.forward(_read(window[:-1]), self._caches)
-        assert logits is not None
-        likeliest = logits.argmax(-1)
-        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(window[1:]), reduction="sum")
-        return float(losses), likeliest
+    def logits(self, window: list[int]) -> Tensor:
+        """Return the logits at each position of at most WINDOW_TOKENS tokens."""
+        logits = self._model.forward(_read(window), self._caches)
+        assert logits is not None  # nothing interrupts it
+        return logits
+
+    def _score(self, window: list[int]) -> Scores:
+        logits = self.logits(window[:-1])
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(window[1:]), reduction="none")
+        return Scores(losses, logits.argmax(-1))
 
 
 def _read(tokens: list[int]) -> StepInputs:

@@ -29,7 +29,7 @@ from workers.engine.kernels import DenseMlp, Kernels, LayerWeights
 from workers.engine.kernels.cpp_layers import PARTS, CppLayers
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.quantization.grouped_weight import GroupedWeight
-from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.sampling.sampler import sample
 
 PRODUCTS, ATTENTION, NORMS = "matrix products", "attention", "norms, activation"
@@ -125,11 +125,13 @@ class TimedKernels:
 
     def __init__(self, kernels: Kernels, clock: Clock) -> None:
         self._kernels = kernels
+        self.quantization = kernels.quantization
         self.clock = clock
         self.recordable, self.exact_rows = kernels.recordable, kernels.exact_rows
         self.portable, self.rounding = kernels.portable, kernels.rounding
         self.softmax, self.rotary_table, self.rows = kernels.softmax, kernels.rotary_table, kernels.rows
         self.packed, self.keeps_groups = kernels.packed, kernels.keeps_groups
+        self.keeps_floats = kernels.keeps_floats
         self.products: list[tuple[Linear, int, int]] = []
         self.attention = clock.timed(ATTENTION, kernels.attention)
         self.rms_norm = clock.timed(NORMS, kernels.rms_norm)
@@ -137,6 +139,10 @@ class TimedKernels:
         self.rope_and_cache = clock.timed(ATTENTION, kernels.rope_and_cache)
         self.activate = clock.timed(NORMS, kernels.activate)
         self.soft_cap = clock.timed(NORMS, kernels.soft_cap)
+
+    def with_quantization(self, quantization: Quantization) -> TimedKernels:
+        self._kernels, self.quantization = self._kernels.with_quantization(quantization), quantization
+        return self
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False

@@ -25,7 +25,7 @@ import torch
 import uvloop
 from torch import Tensor
 
-from headrace.bench.engine.perplexity import licence_text
+from headrace.bench.engine.perplexity_texts import licence_text
 from headrace.bench.harness.full_stack import cpu_seconds
 from headrace.bench.harness.subprocess_run import run_in_subprocess
 from headrace.bench.worker.cost import ROWS, Cost, NullModel

@@ -62,14 +62,28 @@ def engine(
 @app.command()
 def perplexity(
     model: Model = "smollm2",
-    tokens: Annotated[int, typer.Option(min=2, help="Number of tokens of the text.")] = 20_481,
+    formats: Annotated[str, typer.Option(help="Comma-separated: int8, int4, made at load; or none.")] = "int8,int4",
+    checkpoint: Annotated[
+        list[str], typer.Option(help="NAME=MODEL: another checkpoint of the model, in a format of its own.")
+    ] = [],  # noqa: B006  typer copies it
+    texts: Annotated[
+        str, typer.Option(help="Comma-separated: licences, reference, code, descriptions.")
+    ] = "licences,reference,code,descriptions",
+    tokens: Annotated[int, typer.Option(min=2, help="Number of tokens of each text.")] = 5_121,
     as_json: Json = False,
 ) -> None:
-    """Measure the quality of each weight format against float32: perplexity on licence texts, greedy agreement."""
-    from headrace.bench.engine.perplexity import measure_perplexity
+    """Measure the quality of weight formats against float32 on several texts: perplexity and greedy agreement."""
+    from headrace.bench.engine.perplexity import FORMATS, measure_perplexity
+    from headrace.bench.engine.perplexity_texts import TEXTS
+    from shared.runtime.logging import configure_logging
+    from shared.settings import load
 
-    result = measure_perplexity(model, tokens, stderr)
-    report(result, as_json)
+    wanted = [] if formats == "none" else names_of("--formats", formats, FORMATS)
+    if not all(name and model for name, _, model in (each.partition("=") for each in checkpoint)):
+        raise ConfigError("--checkpoint must be NAME=MODEL")
+    configure_logging(load().settings, process="bench")  # the engine's log lines go to stderr
+    others = {name: place for name, _, place in (each.partition("=") for each in checkpoint)}
+    report(measure_perplexity(model, names_of("--texts", texts, TEXTS), tokens, wanted, others, stderr), as_json)
 
 
 @app.command()

@@ -11,35 +11,44 @@ import pytest
 from rich.console import Console
 
 from headrace.bench.engine import engine_rates
-from headrace.bench.engine.perplexity import WINDOW_TOKENS, licence_text, measure_perplexity
+from headrace.bench.engine.perplexity import FORMATS, WINDOW_TOKENS, FormatQuality, measure_perplexity
+from headrace.bench.engine.perplexity_texts import TEXTS
 from headrace.bench.engine.profile import Profile, profile
 from headrace.bench.harness.workload import Lengths, make_mix
 from shared.errors import ConfigError
 
 
-def test_text_is_long_enough_and_reproducible() -> None:
-    text = licence_text()
-    assert len(text) > 100_000
-    assert text == licence_text()
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_is_long_enough_and_reproducible(name: str) -> None:
+    text = TEXTS[name]()
+    assert len(text) > 50_000
+    assert text == TEXTS[name]()
 
 
 def test_perplexity_of_a_random_model(llama: Path) -> None:
     """A random byte-level model predicts almost nothing, in any format."""
-    quality = measure_perplexity(str(llama), WINDOW_TOKENS + 101, Console(quiet=True))
+    texts, tokens = ["licences", "code"], WINDOW_TOKENS + 101
+    copy = {"copy": str(llama)}
+    quality = measure_perplexity(str(llama), texts, tokens, list(FORMATS), copy, Console(quiet=True))
     assert quality.tokens == WINDOW_TOKENS + 100
-    assert 100 < quality.float32 < 100_000
-    assert quality.formats.keys() == {"int8", "int4"}
-    int8, int4 = quality.formats["int8"], quality.formats["int4"]
-    assert abs(int8.increase) < 0.05
-    assert 0.8 < int8.agreement <= 1
-    assert math.isclose(int4.perplexity, quality.float32 * (1 + int4.increase))
-    assert 0.3 < int4.agreement < int8.agreement
-    assert quality.as_dict()["formats"]["int4"]["increase"] == int4.increase
+    assert list(quality.texts) == ["licences", "code", "all"]
+    for text in quality.texts.values():
+        assert list(text) == ["float32", "int8", "int4", "copy"]
+        float32 = text["float32"]
+        assert 100 < float32.perplexity < 100_000
+        assert text["copy"] == float32 == FormatQuality(float32.perplexity, 0.0, 1.0)
+        assert abs(text["int8"].increase) < 0.05
+        assert 0.3 < text["int4"].agreement < text["int8"].agreement < 1
+        assert math.isclose(text["int4"].perplexity, float32.perplexity * (1 + text["int4"].increase))
+    product = math.prod(quality.texts[text]["int4"].perplexity for text in texts)
+    assert math.isclose(quality.texts["all"]["int4"].perplexity, math.sqrt(product), rel_tol=1e-6)
+    assert quality.as_dict()["texts"]["all"]["copy"]["agreement"] == 1
+    assert quality.table().row_count == len(quality.texts["all"])
 
 
 def test_text_that_is_too_short_is_refused(llama: Path) -> None:
     with pytest.raises(ConfigError, match="must be at most"):
-        measure_perplexity(str(llama), 10**8, Console(quiet=True))
+        measure_perplexity(str(llama), ["code"], 10**8, [], {}, Console(quiet=True))
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])

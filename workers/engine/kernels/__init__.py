@@ -16,7 +16,7 @@ from torch import Tensor
 from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.quantization.grouped_weight import GroupedWeight
-from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.low_rank import RowProducts
 from workers.engine.sampling.rows import Rows
 
@@ -106,11 +106,16 @@ class Kernels(Protocol):
         portable: bits do not depend on the width of the CPU's vectors.
         rounding: what bits depend on beside the source; empty for nothing.
         packed: the packed weights exist already, so that `linear` uses only the shapes of its weights.
+        quantization: the weight format of linear layers.
         keeps_groups: weights that a checkpoint stores in groups stay as they are; otherwise they are expanded.
+        keeps_floats: so do matrices of FP8.
     """
 
     @property
     def recordable(self) -> bool: ...
+
+    @property
+    def quantization(self) -> Quantization: ...
 
     @property
     def exact_rows(self) -> bool: ...
@@ -126,6 +131,12 @@ class Kernels(Protocol):
 
     @property
     def keeps_groups(self) -> bool: ...
+
+    @property
+    def keeps_floats(self) -> bool: ...
+
+    def with_quantization(self, quantization: Quantization) -> Kernels:
+        """Return kernels with another weight format."""
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False

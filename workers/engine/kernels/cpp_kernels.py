@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from copy import copy
 from ctypes import byref
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.low_rank import RowProducts
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
-from workers.engine.quantization.unquantized import UNQUANTIZED
+from workers.engine.quantization.unquantized import UNQUANTIZED, Unquantized
 from workers.engine.sampling.cpp_rows import CppRows
 
 
@@ -46,6 +47,7 @@ class CppKernels:
 
     recordable = False
     exact_rows = portable = True
+    keeps_floats = False
 
     def __init__(self, library: ctypes.CDLL, quantization: Quantization, arrays: PackedArrays = OWN_ARRAYS) -> None:
         for name, signature in SIGNATURES.items():
@@ -53,13 +55,16 @@ class CppKernels:
             function.argtypes, function.restype = signature, None
         library.hr_panel.restype = library.hr_fuses.restype = ctypes.c_int64
         self._library = library
-        self._quantization = quantization
+        self.quantization = quantization
         self._arrays = arrays
         self._buffers = OutputBuffers()
 
     def with_arrays(self, arrays: PackedArrays) -> CppKernels:
         """Return kernels whose linear layers have their packed weights in `arrays`."""
-        return CppKernels(self._library, self._quantization, arrays)
+        return CppKernels(self._library, copy(self.quantization), arrays)
+
+    def with_quantization(self, quantization: Quantization) -> CppKernels:
+        return CppKernels(self._library, quantization, self._arrays)
 
     @property
     def rounding(self) -> str:
@@ -72,17 +77,17 @@ class CppKernels:
     @property
     def packed_format(self) -> str:
         """Identity of the layout of packed weights: equal for the same build and weight format."""
-        return f"{Path(self._library._name).stem}-{type(self._quantization).__name__}"  # noqa: SLF001  documented
+        return f"{Path(self._library._name).stem}-{type(self.quantization).__name__}"  # noqa: SLF001  documented
 
     @property
     def keeps_groups(self) -> bool:
-        return self._quantization is UNQUANTIZED
+        return isinstance(self.quantization, Unquantized)
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
     ) -> Linear:
         buffers = None if keep else self._buffers
-        quantization = self._quantization.head if head else self._quantization
+        quantization = self.quantization.head if head else self.quantization
         return quantization.cpp_linear(self._library, buffers, weights, bias, self._arrays)
 
     def exact_linear(self, weight: Tensor) -> Linear:

@@ -1,4 +1,4 @@
-"""Product with weights of 4 or 8 bits in groups on a GPU, in Triton. Weights are expanded in registers.
+"""Product with integers of 4 or 8 bits, or floats of 8, in groups on a GPU. Weights are expanded in registers.
 
 Each row is summed over the groups in order, so that for a given ROWS, it has the same bits in any batch.
 """
@@ -24,14 +24,15 @@ def grouped_product(
     GROUPS: tl.constexpr,
     GROUP: tl.constexpr,
     BITS: tl.constexpr,
+    FLOATS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """Compute ROWS rows and COLUMNS outputs.
 
     `x` is [rows, INPUTS]; `packed` is, for 4 bits, [GROUPS * GROUP / 8, OUTPUTS] int32 with the integers of 8
-    adjacent inputs in each, and for 8 bits, [GROUPS * GROUP, OUTPUTS] int8; `scales` and `zeros` are
-    [GROUPS, OUTPUTS].
+    adjacent inputs in each, and for 8 bits, [GROUPS * GROUP, OUTPUTS] int8, with FLOATS the bits of float8_e4m3fn;
+    `scales` and `zeros` are [GROUPS, OUTPUTS].
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -48,6 +49,10 @@ def grouped_product(
         else:
             one = inputs.to(tl.int64)[:, None] * OUTPUTS + columns[None, :]
             codes = tl.load(packed + one, mask=inside[None, :], other=0)
+        if FLOATS:  # not every GPU has the type; float16 has one more bit of exponent, with a bias 8 higher
+            wide = codes.to(tl.int16)
+            half = ((wide & 0x7F) << 7) | ((wide & 0x80) << 8)
+            codes = half.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
         scale = tl.load(scales + group * OUTPUTS + columns, mask=inside, other=0).to(tl.float32)
         zero = tl.load(zeros + group * OUTPUTS + columns, mask=inside, other=0).to(tl.float32)
         weights = (codes.to(tl.float32) - zero[None, :]) * scale[None, :]

@@ -25,14 +25,9 @@ _log = structlog.get_logger(__name__)
 def choose_kernels(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Kernels:
     """Return the kernels for a device: Triton on CUDA, C++ for float32 on the CPU, otherwise plain torch.
 
-    Plain torch also replaces Triton where it is missing, and C++ where it cannot be built. Raises ConfigError for a
-    quantization that the device does not support.
+    Plain torch also replaces Triton where it is missing, and C++ where it cannot be built.
     """
     quantization = FORMATS[config.quantization]
-    if quantization.device_types and device.type not in quantization.device_types:
-        supported = " and ".join(sorted(quantization.device_types))
-        message = f"quantization {config.quantization} is supported on {supported} only, not on {device}"
-        raise ConfigError(message, param="quantization")
     if device.type == "cuda":
         return _for_cuda(device, quantization)
     folder = _cpp_folder(config, device, dtype)

@@ -36,15 +36,18 @@ class TorchKernels:
     recordable = False
     exact_rows = portable = False
     rounding = ""
-    packed = keeps_groups = False
+    packed = keeps_groups = keeps_floats = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
-        self._quantization = quantization
+        self.quantization = quantization
+
+    def with_quantization(self, quantization: Quantization) -> TorchKernels:
+        return TorchKernels(quantization)
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
     ) -> Linear:
-        quantization = self._quantization.head if head else self._quantization
+        quantization = self.quantization.head if head else self.quantization
         return quantization.torch_linear(weights, bias)
 
     def exact_linear(self, weight: Tensor) -> Linear:

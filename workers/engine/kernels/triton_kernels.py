@@ -23,7 +23,7 @@ from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.low_rank import RowProducts, add_products
-from workers.engine.quantization.unquantized import UNQUANTIZED
+from workers.engine.quantization.unquantized import UNQUANTIZED, Unquantized
 from workers.engine.sampling.rows import Rows
 from workers.engine.sampling.torch_rows import TORCH_ROWS
 
@@ -49,16 +49,23 @@ class TritonKernels:
     packed = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
-        self._quantization = quantization
+        self.quantization = quantization
 
     @property
     def keeps_groups(self) -> bool:
-        return self._quantization is UNQUANTIZED
+        return isinstance(self.quantization, Unquantized)
+
+    @property
+    def keeps_floats(self) -> bool:
+        return self.keeps_groups
+
+    def with_quantization(self, quantization: Quantization) -> TritonKernels:
+        return TritonKernels(quantization)
 
     def linear(
         self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False, head: bool = False
     ) -> Linear:
-        quantization = self._quantization.head if head else self._quantization
+        quantization = self.quantization.head if head else self.quantization
         grouped = quantization.grouped(weights)
         return quantization.torch_linear(weights, bias) if grouped is None else TritonGroupedLinear(grouped, bias)
 

@@ -17,7 +17,7 @@ class TritonGroupedLinear:
     """Linear layer that keeps activations in their own type and expands weights; see grouped_triton.py."""
 
     def __init__(self, weight: GroupedWeight, bias: Tensor | None) -> None:
-        self._form = (weight.groups, weight.group, weight.bits)
+        self._form = (weight.groups, weight.group, weight.bits, weight.is_float)
         self._outputs = weight.outputs
         self._packed = _pack(weight)
         self._scales, self._zeros = weight.scales.t().contiguous(), weight.zeros.t().contiguous()
@@ -27,7 +27,7 @@ class TritonGroupedLinear:
         x = x.contiguous() if self._order is None else x[:, self._order]
         out = x.new_empty(len(x), self._outputs)
         rows = _FEW_ROWS if len(x) <= _MAX_DECODE_ROWS else _MANY_ROWS
-        groups, group, bits = self._form
+        groups, group, bits, is_float = self._form
         grouped_product[-(-len(x) // rows), -(-self._outputs // _COLUMNS)](
             x,
             self._packed,
@@ -42,6 +42,7 @@ class TritonGroupedLinear:
             GROUPS=groups,
             GROUP=group,
             BITS=bits,
+            FLOATS=is_float,
             ROWS=rows,
             COLUMNS=_COLUMNS,
         )

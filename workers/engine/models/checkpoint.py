@@ -164,14 +164,17 @@ class WeightReader:
                 f"the checkpoint has tensors that its architecture does not use: {', '.join(sorted(left)[:3])}"
             )
 
-    def linear(self, prefix: str, parts: dict[str, int], size: int, *, head: bool = False) -> Linear:
+    def linear(
+        self, prefix: str, parts: dict[str, int], size: int, *, sensitive: bool = False, adaptable: bool = True
+    ) -> Linear:
         """Return one fused layer for several matrices with the same input, including their biases.
 
         Args:
             prefix: common beginning of the matrices' names in the checkpoint.
             parts: the rest of each name, with the matrix's number of outputs.
             size: number of inputs.
-            head: the layer is as sensitive to rounding as the output head, and has its format.
+            sensitive: the layer is as sensitive to rounding as the output head, and has its format.
+            adaptable: adapters may change the layer.
         """
         names = {f"{prefix}.{part}": out for part, out in parts.items()}
         weights = [self._matrix(name, out, size) for name, out in names.items()]
@@ -184,18 +187,18 @@ class WeightReader:
             zeros = torch.zeros(sum(parts.values()), dtype=self._dtype, device=self._device)
             split = torch.split(zeros, list(parts.values()))
             bias = join([zero if b is None else b for b, zero in zip(biases, split, strict=True)])
-        layer = self.layer(weights, bias, head=head)
-        return layer if self._sites is None or head else self._sites.wrap(names, size, layer)
+        layer = self.layer(weights, bias, sensitive=sensitive)
+        return self._sites.wrap(names, size, layer) if self._sites is not None and adaptable else layer
 
     def layer(
-        self, weights: Sequence[Tensor | GroupedWeight], bias: Tensor | None, *, head: bool = False
+        self, weights: Sequence[Tensor | GroupedWeight], bias: Tensor | None, *, sensitive: bool = False
     ) -> Linear:
         """Return one fused layer for several matrices with the same input."""
         weights = [self._placed(weight) for weight in weights]
         grouped = [weight for weight in weights if isinstance(weight, GroupedWeight)]
         if len(grouped) == len(weights) and alike(grouped):
             return self._kernels.grouped_linear(concatenate(grouped), bias)
-        return self._kernels.linear([self._expanded(weight) for weight in weights], bias, head=head)
+        return self._kernels.linear([self._expanded(weight) for weight in weights], bias, head=sensitive)
 
     def head(self, name: str, outputs: int, inputs: int, embedding: Tensor | None) -> Linear:
         """Return the output head: the matrix of that name, which is `embedding` if that is given."""
@@ -211,7 +214,10 @@ class WeightReader:
         return self._placed(found)
 
     def _placed(self, weight: Tensor | GroupedWeight) -> Tensor | GroupedWeight:
-        if isinstance(weight, GroupedWeight) and self._kernels.keeps_groups:
+        kernels = self._kernels
+        if isinstance(weight, GroupedWeight) and (
+            kernels.keeps_floats if weight.is_float else kernels.keeps_groups
+        ):
             return weight.to(self._device)
         return self._expanded(weight)
 

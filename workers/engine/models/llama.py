@@ -144,11 +144,12 @@ def _load_layer(
         sinks=reader.tensor(f"{attention}.sinks", c.num_heads) if c.sinks else None,
     )
     mlp_norm = "pre_feedforward_layernorm" if c.post_norms else "post_attention_layernorm"
+    parts = {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}
     return LayerWeights(
         layout=layout,
         form=form,
         input_norm=_norm(reader, c, f"{prefix}.input_layernorm"),
-        qkv=reader.linear(attention, {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}, c.hidden_size),
+        qkv=reader.linear(attention, parts, c.hidden_size, sensitive=True),
         qk_norms=qk_norms,
         output=reader.linear(attention, {"o_proj": c.hidden_size}, heads),
         output_norm=_norm(reader, c, f"{prefix}.post_attention_layernorm") if c.post_norms else None,
@@ -165,5 +166,5 @@ def _load_mlp(reader: WeightReader, c: LlamaModelConfig, index: int, kernels: Ke
     prefix = f"{layer}.mlp"
     sizes = {"gate_proj": c.intermediate_size, "up_proj": c.intermediate_size}
     gate_up = reader.linear(prefix, sizes, c.hidden_size)
-    down = reader.linear(prefix, {"down_proj": c.hidden_size}, c.intermediate_size)
+    down = reader.linear(prefix, {"down_proj": c.hidden_size}, c.intermediate_size, sensitive=True)
     return DenseMlp(gate_up, down, c.activation, kernels)

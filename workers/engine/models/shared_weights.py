@@ -52,7 +52,7 @@ def _pack(load: Callable[[Kernels], Decoder], kernels: CppKernels, target: Path,
 def _file_name(checkpoint: Path, kernels: CppKernels, part: str) -> str:
     """Return a name: of folder, weight format and part, then of everything that the contents depend on."""
     build, _, quantization = kernels.packed_format.partition("-")
-    contents = [build]
+    contents = [build, kernels.quantization.identity]
     for path in [checkpoint / "config.json", *weight_files(checkpoint)]:
         found = path.stat()
         contents.append(f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {found.st_ino}")

@@ -47,8 +47,10 @@ class ShardReader(WeightReader):
             return torch.zeros_like(found)  # rank 0 adds it
         return found
 
-    def linear(self, prefix: str, parts: dict[str, int], size: int, *, head: bool = False) -> Linear:
-        layer = super().linear(prefix, parts, size, head=head)
+    def linear(
+        self, prefix: str, parts: dict[str, int], size: int, *, sensitive: bool = False, adaptable: bool = True
+    ) -> Linear:
+        layer = super().linear(prefix, parts, size, sensitive=sensitive, adaptable=adaptable)
         return SummedLinear(layer, self._group) if any(map(self._shard.inputs, parts)) else layer
 
     def head(self, name: str, outputs: int, inputs: int, embedding: Tensor | None) -> Linear:

@@ -30,6 +30,7 @@ class GroupedWeight:
         factors: [out] float32, powers of 2, which keep small scales within the range of float16.
         inputs: number of inputs.
         order: [in] int64, the input of each place, where groups are not of adjacent inputs.
+        is_float: the codes are the bits of float8_e4m3fn; scales and zeros are then float32.
     """
 
     bits: Bits
@@ -40,6 +41,7 @@ class GroupedWeight:
     factors: Tensor
     inputs: int
     order: Tensor | None = None
+    is_float: bool = False
 
     @property
     def outputs(self) -> int:
@@ -72,7 +74,8 @@ class GroupedWeight:
 
     def dequantize(self) -> Tensor:
         """Return the weight in float32, [out, in]."""
-        codes = self.codes.view(self.outputs, self.groups, self.group).float()
+        codes = self.codes.view(torch.float8_e4m3fn) if self.is_float else self.codes
+        codes = codes.view(self.outputs, self.groups, self.group).float()
         values = (
             self.scales.float()[..., None] * (codes - self.zeros.float()[..., None]) * self.factors[:, None, None]
         )
@@ -85,25 +88,66 @@ class GroupedWeight:
 def quantize_groups(weight: Tensor, bits: Bits, group: int) -> GroupedWeight:
     """Round a weight [out, in]: the smallest and the largest value of a group become the ends of its range."""
     grouped = pad(weight.float(), (0, -weight.shape[1] % group)).view(len(weight), -1, group)
-    low, high = grouped.aminmax(dim=-1)
+    grid = fit_grid(grouped, bits)
+    codes = grid.codes(grouped).to(torch.uint8 if bits == 4 else torch.int8)
+    return GroupedWeight(bits, group, codes.flatten(1), grid.scales, grid.zeros, grid.factors, weight.shape[1])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values that a group may have: those of codes from `least` to `least` + 2 ** bits - 1; see `GroupedWeight`."""
+
+    bits: Bits
+    scales: Tensor
+    zeros: Tensor
+    factors: Tensor
+
+    @property
+    def least(self) -> int:
+        return 0 if self.bits == 4 else -128
+
+    def codes(self, values: Tensor) -> Tensor:
+        """Return the integers in float32 of the nearest values of each group, [out, groups, group]."""
+        found = (values / self._steps() + self.zeros.float()[..., None]).round()
+        return found.clamp(self.least, self.least + 2**self.bits - 1)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the values of integers in float32."""
+        return self._steps() * (codes - self.zeros.float()[..., None])
+
+    def where(self, condition: Tensor, other: Grid) -> Grid:
+        """Return the grids of the groups for which `condition` [out, groups] holds, else those of `other`."""
+        scales = torch.where(condition, self.scales, other.scales)
+        return replace(self, scales=scales, zeros=torch.where(condition, self.zeros, other.zeros))
+
+    def _steps(self) -> Tensor:
+        return (self.scales.float() * self.factors[:, None])[..., None]
+
+
+def fit_grid(grouped: Tensor, bits: Bits, factors: Tensor | None = None, shrunk: float = 1.0) -> Grid:
+    """Return the grids of groups [out, groups, group] from the least to the largest value, both times `shrunk`.
+
+    Args:
+        factors: those of the outputs, if they are given.
+    """
+    low, high = (bound * shrunk for bound in grouped.aminmax(dim=-1))
     levels, least = 2**bits - 1, 0 if bits == 4 else -128
     width = (high - low) / levels
     is_flat = width <= low.abs() * 2.0**-12  # the zero would leave the range of float16: one value for the group
     scales = torch.where(is_flat, torch.where(low == 0, 1.0, low.abs()), width)
-    factors = torch.exp2(scales.amax(-1).log2().floor())
-    scales = (scales / factors[:, None]).half()
-    exact = scales.float() * factors[:, None]
-    zeros = torch.where(is_flat, -low.sign(), least - low / exact).half()
-    codes = (grouped / exact[..., None] + zeros.float()[..., None]).round().clamp(least, least + levels)
-    codes = torch.where(is_flat[..., None], 0, codes).to(torch.uint8 if bits == 4 else torch.int8)
-    return GroupedWeight(bits, group, codes.flatten(1), scales, zeros, factors, weight.shape[1])
+    if factors is None:
+        factors = torch.exp2(scales.amax(-1).log2().floor())
+    scales = (scales / factors[:, None]).clamp_min(2.0**-24).half()  # not 0
+    zeros = torch.where(is_flat, -low.sign(), least - low / (scales.float() * factors[:, None])).half()
+    return Grid(bits, scales, zeros, factors)
 
 
 def alike(weights: Sequence[GroupedWeight]) -> bool:
     """Return whether weights have the same form, so that they can be joined."""
     first = weights[0]
     return all(
-        (each.bits, each.group, each.inputs) == (first.bits, first.group, first.inputs)
+        (each.bits, each.group, each.inputs, each.is_float)
+        == (first.bits, first.group, first.inputs, first.is_float)
         and (each.order is None) == (first.order is None)
         and (each.order is None or first.order is None or torch.equal(each.order, first.order))
         for each in weights[1:]

@@ -1,6 +1,7 @@
-"""int8 format for the CPU: weights of 8 bits with a scale per output, activations of 16 bits with a scale per row.
+"""int8 format: weights of 8 bits with a scale per output.
 
-The two implementations compute the same integers; see kernels/int8.cpp.
+On the CPU, activations have 16 bits with a scale per row, and the two implementations compute the same integers
+(kernels/int8.cpp). On a GPU, activations keep their type.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from workers.engine.quantization.cpp_linear import INT8, CppLinear, LinearForm, OutputBuffers, address
+from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.join import join
 from workers.engine.quantization.packed_arrays import PackedArrays
 from workers.engine.quantization.row_integers import quantize_rows
 
 _WEIGHT_LEVELS = 127
+_GROUP = 128  # inputs that a GPU's kernel takes at once
 
 
 class Int8:
     """int8 format; see `Quantization`."""
 
-    device_types = frozenset({"cpu"})
+    identity = "int8"
     cost_without_cpp = "int8 without its speed"
 
     @property
@@ -34,8 +37,13 @@ class Int8:
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
         return TorchInt8Linear(join(weights), bias)
 
-    def grouped(self, weights: Sequence[Tensor]) -> None:
-        return None
+    def grouped(self, weights: Sequence[Tensor]) -> GroupedWeight:
+        """Return groups without scales of their own."""
+        weight = join(weights)
+        integers, factors = quantize_rows(weight.float(), _WEIGHT_LEVELS)
+        codes = pad(integers.to(torch.int8), (0, -weight.shape[1] % _GROUP))
+        scales = torch.ones(len(codes), codes.shape[1] // _GROUP, dtype=torch.float16, device=codes.device)
+        return GroupedWeight(8, _GROUP, codes, scales, torch.zeros_like(scales), factors, weight.shape[1])
 
     def cpp_linear(
         self,

@@ -23,12 +23,12 @@ class Quantization(Protocol):
     """Weight format of linear layers, applied to float weights while a model is loaded.
 
     Attributes:
-        device_types: supported types of torch devices; empty for all.
+        identity: equal for formats that make the same of equal weights.
         cost_without_cpp: what is lost where the C++ kernels cannot be built, for the log.
     """
 
     @property
-    def device_types(self) -> frozenset[str]: ...
+    def identity(self) -> str: ...
 
     @property
     def cost_without_cpp(self) -> str: ...

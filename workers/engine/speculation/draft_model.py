@@ -16,6 +16,7 @@ from shared.models.startup_progress import StartupProgress
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache_sizing import CacheSize, size_cache
+from workers.engine.calibration.select import with_calibrated_weights
 from workers.engine.config import EngineConfig
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner, load_runner
@@ -142,11 +143,11 @@ def load_draft_model(
     )
     try:
         model_config = read_model_config(folder)
-        vocabulary = Tokenizer(folder, **config.tokenizer_options()).hf.get_vocab()
-        if vocabulary != tokenizer.hf.get_vocab() or model_config.vocab_size > vocab_size:
+        own = Tokenizer(folder, **config.tokenizer_options())
+        if own.hf.get_vocab() != tokenizer.hf.get_vocab() or model_config.vocab_size > vocab_size:
             raise ConfigError("it must have the vocabulary of the model that it drafts for")
         size = size_cache(small, model_config, dtype, device)
-        kernels = choose_kernels(small, device, dtype)
+        kernels = with_calibrated_weights(choose_kernels(small, device, dtype), small, model_config, own)
         progress = StartupProgress()
         runner = load_runner(
             small, model_config, size, kernels=kernels, dtype=dtype, device=device, progress=progress

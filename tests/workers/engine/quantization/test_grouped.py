@@ -11,9 +11,11 @@ from torch.nn.functional import linear
 
 from tests.support.checkpoints import DEVICE
 from tests.support.engine_driver import load, run
+from workers.engine.calibration import load as calibration
 from workers.engine.config import EngineConfig
 from workers.engine.kernels.build import load_library
 from workers.engine.kernels.cpp_kernels import CppKernels
+from workers.engine.kernels.torch_kernels import TorchKernels
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_linear import CppGroupedLinear, TorchGroupedLinear
 from workers.engine.quantization.grouped_weight import Bits, GroupedWeight, concatenate, quantize_groups
@@ -136,7 +138,11 @@ def test_joined_weights_have_the_outputs_of_both() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "llama-biased"])
-def test_answers_match_the_torch_reference(name: str, checkpoints: Callable[[str], Path]) -> None:
+def test_answers_match_the_torch_reference(
+    name: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given the same integers: calibrated by C++ and by torch, they may differ."""
+    monkeypatch.setattr(calibration, "choose_kernels", lambda *_: TorchKernels())
     prompts = [list(b"a river runs"), list(b"to the mill, and "), [7]]
     settings = {"quantization": "int4", "device": "cpu"}
     compiled = run(load(checkpoints(name), **settings), prompts)

@@ -10,11 +10,12 @@ import torch
 from torch.nn.functional import linear
 
 from shared.errors import ConfigError
+from tests.support.checkpoints import DEVICE
 from tests.support.engine_driver import load, run
 from workers.engine.config import EngineConfig
 from workers.engine.kernels.build import load_library
 from workers.engine.kernels.cpp_kernels import CppKernels
-from workers.engine.kernels.select import choose_kernels
+from workers.engine.kernels.triton_kernels import TritonKernels
 from workers.engine.quantization.int8 import Int8, TorchInt8Linear
 from workers.engine.quantization.row_integers import quantize_rows
 
@@ -75,8 +76,16 @@ def test_answers_match_the_torch_reference(name: str, checkpoints: Callable[[str
     assert compiled == run(load(checkpoints(name), **settings, cache_dir=None), prompts)
 
 
-def test_int8_is_refused_on_cuda(llama: Path) -> None:
-    with pytest.raises(ConfigError, match="supported on cpu only"):
-        choose_kernels(EngineConfig(llama, quantization="int8"), torch.device("cuda"), torch.float32)
+@pytest.mark.parametrize("inputs", [70, 256])
+def test_triton_multiplies_by_the_same_weight(inputs: int) -> None:
+    torch.manual_seed(3)
+    weights, bias, x = [torch.randn(20, inputs), torch.randn(13, inputs)], torch.randn(33), torch.randn(9, inputs)
+    layer = TritonKernels(Int8()).linear([weight.to(DEVICE) for weight in weights], bias.to(DEVICE))
+    integers, scales = quantize_rows(torch.cat(weights), 127)
+    expected = linear(x, integers * scales[:, None], bias)
+    torch.testing.assert_close(layer(x.to(DEVICE)).cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_format_is_refused(llama: Path) -> None:
     with pytest.raises(ConfigError, match="quantization must be one of none, int8, int4"):
         EngineConfig(llama, quantization="int2")

@@ -75,7 +75,9 @@ def load_experts(reader: WeightReader, c: LlamaModelConfig, layer: str, kernels:
     prefix = f"{layer}.{c.experts.names.prefix}"
     load = _stacked if c.experts.names.stacked else _separate
     return MixtureOfExperts(
-        router=reader.linear(prefix, {c.experts.names.router: c.experts.count}, c.hidden_size, head=True),
+        router=reader.linear(
+            prefix, {c.experts.names.router: c.experts.count}, c.hidden_size, sensitive=True, adaptable=False
+        ),
         experts=load(reader, c.experts, f"{prefix}.experts", c.hidden_size),
         chosen=c.experts.chosen,
         normalized=c.experts.normalized,
@@ -89,7 +91,7 @@ def _separate(reader: WeightReader, c: ExpertsConfig, prefix: str, hidden: int) 
     return [
         Expert(
             reader.linear(f"{prefix}.{number}", {c.names.gate: c.size, c.names.up: c.size}, hidden),
-            reader.linear(f"{prefix}.{number}", {c.names.down: hidden}, c.size),
+            reader.linear(f"{prefix}.{number}", {c.names.down: hidden}, c.size, sensitive=True),
         )
         for number in range(c.count)
     ]
@@ -105,7 +107,7 @@ def _stacked(reader: WeightReader, c: ExpertsConfig, prefix: str, hidden: int) -
     return [
         Expert(
             reader.layer([gate_up(number, alternating=True)], gate_up_bias[number][order]),
-            reader.layer([down(number)], down_bias[number].contiguous()),
+            reader.layer([down(number)], down_bias[number].contiguous(), sensitive=True),
         )
         for number in range(c.count)
     ]

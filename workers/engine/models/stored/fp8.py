@@ -1,4 +1,7 @@
-"""FP8: matrices of float8 with one scale, a scale for each output, or one for each block. They are expanded."""
+"""FP8: matrices of float8 with one scale, a scale for each output, or one for each block.
+
+They stay packed on a GPU, and are expanded on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from shared.errors import ConfigError
-from workers.engine.models.stored.interface import Plain, Tensors, read_of_shape, read_scales
+from workers.engine.models.stored.interface import (
+    KERNEL_GROUPS,
+    Plain,
+    Tensors,
+    read_of_shape,
+    read_scales,
+    refuse_infinite,
+)
+from workers.engine.quantization.grouped_weight import GroupedWeight
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Fp8:
             )
         return cls((block[0], block[1]))
 
-    def matrix(self, tensors: Tensors, name: str, outputs: int, inputs: int) -> Tensor:
+    def matrix(self, tensors: Tensors, name: str, outputs: int, inputs: int) -> Tensor | GroupedWeight:
         kinds = ("weight_scale_inv", "weight_scale")  # both are multiplied with the matrix
         scale = next((f"{name}.{kind}" for kind in kinds if f"{name}.{kind}" in tensors), None)
         if scale is None:
@@ -42,7 +54,20 @@ class Fp8:
         tensors.unread.discard(f"{name}.input_scale")
         types = (torch.float8_e4m3fn, torch.float8_e5m2)
         stored = read_of_shape(tensors, f"{name}.weight", (outputs, inputs), *types)
-        return stored.float().mul_(_scales(tensors, scale, stored, self.block))
+        scales = _scales(tensors, scale, stored, self.block)
+        group = _group(self.block)
+        if group is None or stored.dtype != torch.float8_e4m3fn:
+            return stored.float().mul_(scales)
+        refuse_infinite(tensors.file(f"{name}.weight"), f"{name}.weight", stored.float())
+        codes = pad(stored.view(torch.int8), (0, -inputs % group))
+        scales = scales.expand(outputs, inputs)[:, ::group].contiguous()
+        ones = torch.ones(outputs, device=codes.device)
+        return GroupedWeight(8, group, codes, scales, torch.zeros_like(scales), ones, inputs, is_float=True)
+
+
+def _group(block: tuple[int, int] | None) -> int | None:
+    """Return the size of groups with one scale; None if the kernels have no such groups."""
+    return next((each for each in KERNEL_GROUPS if block is None or block[1] % each == 0), None)
 
 
 def _scales(tensors: Tensors, name: str, stored: Tensor, block: tuple[int, int] | None) -> Tensor:

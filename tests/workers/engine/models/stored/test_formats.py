@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from shared.errors import ConfigError
-from tests.support.checkpoints import byte_tokenizer, hf_greedy
+from tests.support.checkpoints import DEVICE, byte_tokenizer, hf_greedy
 from tests.support.engine_driver import load, run
 from tests.support.gguf_files import SHAPE, random_model
 from tests.support.stored_checkpoints import (
@@ -24,8 +24,12 @@ from tests.support.stored_checkpoints import (
     save_stored,
 )
 from workers.engine.config import EngineConfig
+from workers.engine.kernels.triton_kernels import TritonKernels
+from workers.engine.kernels.triton_linear import TritonGroupedLinear
+from workers.engine.models.checkpoint import SafetensorsCheckpoint, WeightReader, read_json
 from workers.engine.models.stored.formats import parse_stored_format
 from workers.engine.quantization.grouped_linear import CppGroupedLinear
+from workers.engine.quantization.grouped_weight import GroupedWeight
 
 PROMPTS = [list(b"a river runs"), list(b"to the mill, and "), [7]]
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
@@ -98,6 +102,37 @@ def test_packed_weights_are_shared_by_workers(tmp_path: Path, monkeypatch: pytes
         == answers
         == run(load(folder, device="cpu", cache_dir=None), PROMPTS)
     )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_matrices_are_those_that_the_checkpoint_means(tmp_path: Path, name: str) -> None:
+    """Floats to the last bit, and integers but for scales of 11 bits."""
+    folder, model = saved(tmp_path, name)
+    stored, tensors = parse_stored_format(read_json(folder / "config.json")), SafetensorsCheckpoint(folder)
+    expected = dict(model.named_parameters())
+    for matrix in ("self_attn.v_proj", "mlp.down_proj"):
+        meant = expected[f"model.layers.1.{matrix}.weight"].detach()
+        found = stored.matrix(tensors, f"model.layers.1.{matrix}", *meant.shape)
+        packed = isinstance(found, GroupedWeight)
+        values = found.dequantize() if isinstance(found, GroupedWeight) else found
+        torch.testing.assert_close(values, meant, rtol=2**-11 if packed and not found.is_float else 0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8-blocks", "gptq-8", "awq"])
+def test_triton_multiplies_by_the_matrix_as_it_is_stored(tmp_path: Path, name: str) -> None:
+    """FP8 with blocks of 48 inputs is expanded: the kernels have groups of 32, 64 and 128."""
+    folder, model = saved(tmp_path, name)
+    kernels, tensors = TritonKernels(), SafetensorsCheckpoint(folder)
+    reader = WeightReader(
+        tensors, torch.float32, DEVICE, kernels, parse_stored_format(read_json(folder / "config.json"))
+    )
+    sizes = {"gate_proj": SHAPE["intermediate_size"], "up_proj": SHAPE["intermediate_size"]}
+    layer = reader.linear("model.layers.0.mlp", sizes, SHAPE["hidden_size"])
+    assert isinstance(layer, TritonGroupedLinear) == (name != "fp8-blocks")
+    mlp = model.model.layers[0].mlp
+    meant = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).detach()
+    x = torch.randn(5, SHAPE["hidden_size"])
+    torch.testing.assert_close(layer(x.to(DEVICE)).cpu(), x @ meant.T, rtol=2e-3, atol=2e-3)
 
 
 def test_setting_quantizes_a_quantized_checkpoint_again(tmp_path: Path) -> None:

@@ -144,13 +144,8 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                background = [
-                    tasks.create_task(self._append_outputs()),
-                    tasks.create_task(self._acknowledge()),
-                    tasks.create_task(self._leases.run()),
-                    tasks.create_task(self._listen_for_cancellations()),
-                    tasks.create_task(self.adapters.run()),
-                ]
+                jobs = [self._append_outputs(), self._acknowledge(), self._leases.run(), self.adapters.run()]
+                background = [tasks.create_task(job) for job in (*jobs, self._listen_for_cancellations())]
                 if self._settings.canary_interval:
                     background.append(tasks.create_task(self._canary.run()))
                 pulling = tasks.create_task(self._puller.run())

@@ -132,10 +132,8 @@ class Engine:
         model_config = read_model_config(config.model)
         device = config.torch_device()
         if model_config.dtype not in DTYPES:
-            known = ", ".join(DTYPES)
-            raise ConfigError(
-                f"the checkpoint's dtype must be one of {known}, got {model_config.dtype}", param="model"
-            )
+            known = f"{', '.join(DTYPES)}, got {model_config.dtype}"
+            raise ConfigError(f"the checkpoint's dtype must be one of {known}", param="model")
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
         loading = begin_loading(config, model_config, dtype, device)
         read_ahead(config.model)

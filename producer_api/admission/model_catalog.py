@@ -45,7 +45,7 @@ class Snapshot:
     Attributes:
         models: that workers have announced.
         listed: models of this installation's settings, which are known before any worker starts.
-        adapters: registered LoRA adapters by name.
+        registered: LoRA adapters by name.
         closed: the gates of queues that are paused or draining, of the default model and of those in splits.
     """
 
@@ -55,7 +55,7 @@ class Snapshot:
     asleep: frozenset[str]
     repository: dict[str, ModelStatus]
     traffic: Traffic
-    adapters: Mapping[str, Adapter]
+    registered: Mapping[str, Adapter]
     closed: Mapping[str, Gate]
     taken: float
 
@@ -70,6 +70,11 @@ class Snapshot:
         for name in (*(worker.model for worker in self.workers), *self.asleep):
             known.setdefault(name, _unannounced(name))
         return known
+
+    @cached_property
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapters that a request may name: a model that was added later takes the name of its own."""
+        return {name: adapter for name, adapter in self.registered.items() if name not in self.served}
 
     @cached_property
     def aliases(self) -> dict[str, str]:
@@ -151,7 +156,7 @@ class ModelCatalog:
                     asleep=asleep,
                     repository=repository,
                     traffic=traffic,
-                    adapters=adapters,
+                    registered=adapters,
                     closed=closed,
                     taken=now,
                 )

@@ -15,6 +15,7 @@ from shared.accounts.scopes import Scopes
 from shared.adapters.adapter import Adapter
 from shared.backend import Backend
 from shared.errors import PermissionDenied
+from shared.models.worker_registry import WorkerInfo
 from shared.protocol import Embed, PriorityClass, Request, RequestState
 from shared.repository.traffic.rules import Branch, Shadow, Split
 from shared.settings import Settings
@@ -62,6 +63,18 @@ async def test_lines_of_a_batch_and_names_of_a_split_have_their_adapter(app: Fas
     embedding = Request(id="", model="sql", work=Embed(inputs=("x",)))
     [plain] = await direct(catalog, [embedding], job_id="req_1", principal=ANONYMOUS)
     assert (plain.model, plain.adapter) == (MODEL, None)
+
+
+async def test_a_model_that_was_added_later_has_its_name(app: FastAPI, backend: Backend) -> None:
+    """Given an adapter whose name a worker announces as that of its model."""
+    catalog = app.state.context.catalog
+    await backend.registry.beat(WorkerInfo(id="w", pid=1, model="sql", state="ready", max_model_len=64))
+    catalog.forget_snapshot()
+    draft = Request(id="", model="sql", prompt="x")
+    [found] = await direct(catalog, [draft], job_id="req_1", principal=ANONYMOUS)
+    assert (found.model, found.adapter) == ("sql", None)
+    assert [worker.id for worker in await catalog.workers("sql")] == ["w"]
+    assert (await catalog.adapters(), await catalog.aliases()) == ({}, {})
 
 
 async def test_a_key_needs_the_name_of_the_adapter(app: FastAPI) -> None:

@@ -29,7 +29,7 @@ ADAPTER = Adapter(name="sql", base=MODEL, path="p", digest="d", rank=4, created=
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"lora_dir": settings.data_dir})
+    return settings.model_copy(update={"lora_dir": settings.data_dir, "runtime_lora_updating": True})
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,13 @@ async def test_a_model_that_was_added_later_has_its_name(app: FastAPI, backend: 
     assert (found.model, found.adapter) == ("sql", None)
     assert [worker.id for worker in await catalog.workers("sql")] == ["w"]
     assert (await catalog.adapters(), await catalog.aliases()) == ({}, {})
+
+
+async def test_workers_without_a_folder_of_adapters_are_not_waited_for(
+    client: httpx.AsyncClient, worker: ScriptedWorker
+) -> None:
+    refused = await client.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "p"})
+    assert (refused.status_code, "lora_dir is not set" in refused.json()["error"]["message"]) == (400, True)
 
 
 async def test_a_key_needs_the_name_of_the_adapter(app: FastAPI) -> None:

@@ -148,7 +148,7 @@ class ModelCatalog:
                     self._adapters.get(life),
                 )
                 repository = self._remembered(statuses, now)
-                closed = await self._closed(traffic)
+                closed = await self._closed(traffic, adapters)
                 self._snapshot = Snapshot(
                     models=tuple(models),
                     listed=self._listed,
@@ -162,12 +162,19 @@ class ModelCatalog:
                 )
             return self._snapshot
 
-    async def _closed(self, traffic: Traffic) -> Mapping[str, Gate]:
-        """Return the gates that are not open, of the default model and of those that others may stand in for."""
+    async def _closed(self, traffic: Traffic, adapters: Mapping[str, Adapter]) -> Mapping[str, Gate]:
+        """Return the gates that are not open, of the default model and of those that others may stand in for.
+
+        An adapter has that of its base model.
+        """
         splits = [split.branches for split in traffic.splits.values() if len(split.branches) > 1]
         names = {branch.model for branches in splits for branch in branches}
         names |= {self.served_model} - {""}
-        return await self._queues.closed(sorted(names)) if names else {}
+        if not names:
+            return {}
+        queues = {name: adapters[name].base if name in adapters else name for name in names}
+        found = await self._queues.closed(sorted(set(queues.values())))
+        return {name: found[queue] for name, queue in queues.items() if queue in found}
 
     def _remembered(self, statuses: Sequence[ModelStatus], now: float) -> dict[str, ModelStatus]:
         """Return the statuses by name; while the worker that reported them restarts, the last ones, as waiting."""

@@ -7,14 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-CONTROL_CHARACTERS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\t"), ord("\n")}) | dict.fromkeys(
-    range(0xD800, 0xE000), "\ufffd"
-)  # and surrogates, which no terminal can be sent
-
-
-def visible(text: str) -> str:
-    """Return a text without control characters: with an escape sequence, a server could control the terminal."""
-    return text.translate(CONTROL_CHARACTERS)
+from shared.runtime.control_characters import visible
 
 
 def print_text(text: str, end: str = "\n") -> None:

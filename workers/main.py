@@ -80,6 +80,7 @@ async def _serve(settings: Settings) -> bool:
             model=repository.served_name,
             state="loading",
             weight=settings.routing_weight,
+            adapters=settings.lora_dir is not None,
         )
         metrics = _metrics(settings, backend)
         if await sleep_until_woken(backend, info, settings.lease):

@@ -200,7 +200,8 @@ class Worker:
         try:
             with Stage("preparation", job_id=active.id, run_id=active.run_id):
                 prepared = await self._preparer.prepare(active)
-                prepared = await self.adapters.attach(prepared, active)
+                if self._by_job.get(active.id) is active:  # else its wait for an adapter would not be ended
+                    prepared = await self.adapters.attach(prepared, active)
         except HeadraceError as error:
             prepared = EngineOutput(active.run_id, finished=True, error=error)
         if self._by_job.get(active.id) is not active:  # it was cancelled or lost in the meantime

@@ -45,7 +45,7 @@ class Snapshot:
     Attributes:
         models: that workers have announced.
         listed: models of this installation's settings, which are known before any worker starts.
-        adapters: registered LoRA adapters by name.
+        registered: LoRA adapters by name.
         closed: the gates of queues that are paused or draining, of the default model and of those in splits.
     """
 
@@ -55,7 +55,7 @@ class Snapshot:
     asleep: frozenset[str]
     repository: dict[str, ModelStatus]
     traffic: Traffic
-    adapters: Mapping[str, Adapter]
+    registered: Mapping[str, Adapter]
     closed: Mapping[str, Gate]
     taken: float
 
@@ -70,6 +70,11 @@ class Snapshot:
         for name in (*(worker.model for worker in self.workers), *self.asleep):
             known.setdefault(name, _unannounced(name))
         return known
+
+    @cached_property
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapters that a request may name: a model that was added later takes the name of its own."""
+        return {name: adapter for name, adapter in self.registered.items() if name not in self.served}
 
     @cached_property
     def aliases(self) -> dict[str, str]:
@@ -143,7 +148,7 @@ class ModelCatalog:
                     self._adapters.get(life),
                 )
                 repository = self._remembered(statuses, now)
-                closed = await self._closed(traffic)
+                closed = await self._closed(traffic, adapters)
                 self._snapshot = Snapshot(
                     models=tuple(models),
                     listed=self._listed,
@@ -151,18 +156,25 @@ class ModelCatalog:
                     asleep=asleep,
                     repository=repository,
                     traffic=traffic,
-                    adapters=adapters,
+                    registered=adapters,
                     closed=closed,
                     taken=now,
                 )
             return self._snapshot
 
-    async def _closed(self, traffic: Traffic) -> Mapping[str, Gate]:
-        """Return the gates that are not open, of the default model and of those that others may stand in for."""
+    async def _closed(self, traffic: Traffic, adapters: Mapping[str, Adapter]) -> Mapping[str, Gate]:
+        """Return the gates that are not open, of the default model and of those that others may stand in for.
+
+        An adapter has that of its base model.
+        """
         splits = [split.branches for split in traffic.splits.values() if len(split.branches) > 1]
         names = {branch.model for branches in splits for branch in branches}
         names |= {self.served_model} - {""}
-        return await self._queues.closed(sorted(names)) if names else {}
+        if not names:
+            return {}
+        queues = {name: adapters[name].base if name in adapters else name for name in names}
+        found = await self._queues.closed(sorted(set(queues.values())))
+        return {name: found[queue] for name, queue in queues.items() if queue in found}
 
     def _remembered(self, statuses: Sequence[ModelStatus], now: float) -> dict[str, ModelStatus]:
         """Return the statuses by name; while the worker that reported them restarts, the last ones, as waiting."""

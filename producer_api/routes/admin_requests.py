@@ -142,7 +142,7 @@ async def _merged(
 
 async def see(context: Context, job_id: str, caller: Principal) -> Response:
     record = await context.request_control.record(job_id, None)
-    caller.check_model(record.model)
+    caller.check_model(record.named_model)
     outlook = await context.request_control.outlook(record)
     found = RequestDetails.from_record(record)
     found.timeline = f"/v1/jobs/{record.id}/timeline"

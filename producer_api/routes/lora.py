@@ -89,8 +89,14 @@ async def _load(context: Context, order: AdapterOrder) -> None:
         context.catalog.forget_snapshot()
         await _check_name(context, order)
         workers = await context.catalog.workers(order.base)
-    if not any(worker.state == "ready" for worker in workers):
+    ready = [worker for worker in workers if worker.state == "ready"]
+    if not ready:
         raise ModelUnavailable(f"no worker of {order.base!r} is ready to load the adapter", retry_after=1)
+    if not any(worker.adapters for worker in ready):
+        raise InvalidRequest(
+            f"the workers of {order.base!r} load no adapters: their setting lora_dir is not set",
+            param="base_model_name",
+        )
     pause, waited = FIRST_PAUSE_S, 0.0
     while waited < RESULT_LIMIT_S:
         async with redis_deadline():

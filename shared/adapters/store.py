@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from shared.adapters.adapter import MAX_ADAPTERS, Adapter, AdapterOrder, AdapterResult
+from shared.models.names import MODEL_NAME
 from shared.redis import keys
 from shared.redis.client import RedisServer
 from shared.redis.script import Script
@@ -48,6 +50,14 @@ _decode_adapter = msgspec.json.Decoder(Adapter).decode
 _decode_result = msgspec.json.Decoder(AdapterResult).decode
 
 
+def _decode(name: bytes, data: bytes) -> Adapter:
+    """Return the adapter of a name. Raises ValueError for what no worker has registered under it."""
+    adapter = _decode_adapter(data)
+    if adapter.name.encode() != name or not MODEL_NAME.fullmatch(adapter.name) or adapter.base == adapter.name:
+        raise ValueError("an adapter of another name")
+    return adapter
+
+
 class RedisAdapterStore:
     """AdapterStore on Redis."""
 
@@ -58,12 +68,13 @@ class RedisAdapterStore:
 
     async def known(self) -> Mapping[str, Adapter]:
         parts = await self._run("known", [keys.ADAPTERS])
-        found = self._foreign.read_all(STRUCTURE, zip(parts[::2], parts[1::2], strict=True), _decode_adapter)
-        return {adapter.name: adapter for adapter in found}
+        entries = zip(parts[::2], parts[1::2], strict=True)
+        found = (self._foreign.read(STRUCTURE, name, partial(_decode, name, data)) for name, data in entries)
+        return {adapter.name: adapter for adapter in found if adapter is not None}
 
     async def find(self, name: str) -> Adapter | None:
         data = await self._run("find", [keys.ADAPTERS], name)
-        return None if data is None else self._foreign.read(STRUCTURE, name, lambda: _decode_adapter(data))
+        return None if data is None else self._foreign.read(STRUCTURE, name, partial(_decode, name.encode(), data))
 
     async def register(self, adapter: Adapter, *, replace: bool) -> Registration:
         data = msgspec.json.encode(adapter)

@@ -78,6 +78,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
             before the first.
         first_token_s: moving average of the seconds from the start of a run to its first token; None before one.
         weight: its share under weighted routing, if set.
+        adapters: it takes orders to load LoRA adapters.
         step_age: seconds since the engine's step that runs now began; None between steps.
         gpu_memory_used: bytes; None without a GPU.
         heartbeat_age: seconds since the heartbeat, as the reader of the registry finds it; None if unknown.
@@ -103,6 +104,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: float = 0.0
     first_token_s: float | None = None
     weight: float | None = None
+    adapters: bool = False
     step_age: float | None = None
     gpu_memory_used: int | None = None
     heartbeat_age: float | None = None

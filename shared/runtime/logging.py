@@ -10,9 +10,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from io import StringIO
+from typing import TextIO
 
 import structlog
 
+from shared.runtime.control_characters import visible
 from shared.runtime.log_writer import Lines
 from shared.settings import Settings
 
@@ -53,6 +56,17 @@ def _harmless(value: object) -> object:
     return value if isinstance(value, str) and HARMLESS.fullmatch(value) else f"<{type(value).__name__}>"
 
 
+def _without_control(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Remove control characters, for a terminal. Of values that are no texts, it shows Python's form."""
+    return {name: visible(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _plain_traceback(out: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    text = StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(visible(text.getvalue()))
+
+
 def log_library_warnings(*names: str) -> None:
     """Log the warnings and errors of libraries, named as their loggers, beside those of this process."""
     for name in names:
@@ -70,7 +84,7 @@ def configure_logging(settings: Settings, *, process: str) -> None:
     ]
     if pretty:
         # a rich traceback would show local variables, which hold prompts
-        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+        processors += [_without_control, structlog.dev.ConsoleRenderer(exception_formatter=_plain_traceback)]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

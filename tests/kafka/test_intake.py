@@ -16,6 +16,7 @@ import pytest
 from kafka import KafkaConsumer
 from kafka.errors import MessageSizeTooLargeError
 
+from shared.adapters.adapter import Adapter
 from shared.backend import Backend
 from shared.errors import ConfigError
 from shared.kafka import topics
@@ -82,6 +83,22 @@ async def test_requests_get_results_and_others_dead_letters(bench: Bench, backen
         ("payload_too_large", bad[2].value),
     }
     assert ("x", b"\xff") in next(letter for letter in letters if letter.value == b"{").headers
+
+
+@pytest.mark.slow
+async def test_a_record_may_name_an_adapter_that_was_just_registered(bench: Bench, backend: Backend) -> None:
+    """Given an intake that has looked at the adapters a moment ago: the record goes to its worker."""
+    bench.settings = bench.settings.model_copy(update={"lora_dir": bench.settings.data_dir})
+    async with bench.worker():
+        await bench.asend(bench.ask("p", event_id="first"))
+        await bench.results_by_event(1)
+        adapter = Adapter(name="sql", base=bench.model, path="p", digest="d", rank=1, created=1)
+        await backend.adapters.register(adapter, replace=False)
+        named = b'{"model": "sql", "prompt": "x", "max_tokens": 3}'
+        reply = (("reply-topic", bench.results.encode()),)
+        await bench.asend(Outgoing(topics.requests(bench.model), b"k", named, reply))
+        jobs = [job for jobs in (await bench.results_by_event(2)).values() for job in jobs]
+    assert "compute no adapters" in next(job["error"]["message"] for job in jobs if job["error"])
 
 
 @pytest.mark.slow

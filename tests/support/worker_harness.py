@@ -48,6 +48,7 @@ class Harness:
             max_model_len=engine.max_model_len,
             task=engine.task,
             fingerprint=engine.fingerprint if self.fingerprinted else "",
+            adapters=self.settings.lora_dir is not None,
         )
         return Worker(info, engine, self.backend, self.settings, self.metrics)
 

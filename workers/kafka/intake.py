@@ -188,7 +188,8 @@ class KafkaIntake:
     async def _adopt_new(self) -> None:
         """Parse and adopt new records, and route each request by the state of its log."""
         if self._new:
-            now, adapters = await self._backend.token_log.now(), await self._adapters.get()
+            # read now: a record that names an adapter registered a moment ago would become a dead letter
+            now, adapters = await self._backend.token_log.now(), await self._adapters.get(0.0)
             while self._new:
                 self._parse(self._new.popleft(), now, adapters)
         items = list(self._to_adopt)

@@ -12,6 +12,7 @@ import bisect
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class _Resident:
 class _Waiter:
     """A run that waits for room; `turn` orders them."""
 
+    run_id: str
     turn: tuple[int, int]
     ref: AdapterRef
     since: float
@@ -88,7 +90,7 @@ class Residents:
         turn, since = (rank, next(self._numbers)), asyncio.get_running_loop().time()
         try:
             while (resident := self._take(ref, turn)) is None:
-                await self._wait(_Waiter(turn, ref, since, asyncio.get_running_loop().create_future()))
+                await self._wait(_Waiter(run_id, turn, ref, since, asyncio.get_running_loop().create_future()))
         finally:
             self._wake()
         resident.users[run_id] = ref.name
@@ -100,7 +102,10 @@ class Residents:
             raise
 
     def release(self, run_id: str) -> None:
-        """Let a run's adapter leave, if the run has one."""
+        """Let a run's adapter leave, if the run has one. If it still waits for room, its call is cancelled."""
+        for waiter in self._waiters:
+            if waiter.run_id == run_id:
+                waiter.woken.cancel()
         resident = self._held.pop(run_id, None)
         if resident is not None:
             resident.users.pop(run_id, None)
@@ -131,7 +136,7 @@ class Residents:
         if resident is None:
             self._make_room()
             resident = self._residents[ref.digest] = _Resident(asyncio.ensure_future(self._load(ref)))
-            resident.loading.add_done_callback(lambda done: self._loaded(ref.digest, done))
+            resident.loading.add_done_callback(partial(self._loaded, ref.digest, resident))
         self._residents.move_to_end(ref.digest)
         resident.names.add(ref.name)
         return resident
@@ -169,9 +174,9 @@ class Residents:
             if not waiter.woken.done() and self._may_take(waiter.ref, waiter.turn):
                 waiter.woken.set_result(None)
 
-    def _loaded(self, digest: str, done: asyncio.Future[AdapterWeights]) -> None:
+    def _loaded(self, digest: str, resident: _Resident, done: asyncio.Future[AdapterWeights]) -> None:
         failed = done.cancelled() or done.exception() is not None
         self.events["failed" if failed else "loaded"] += 1
-        if failed:
-            self._residents.pop(digest, None)
+        if failed and self._residents.get(digest) is resident:  # it may have left, and been loaded again
+            del self._residents[digest]
         self._wake()

@@ -171,6 +171,10 @@ class WorkerAdapters:
             log.warning("adapter_refused", adapter=order.name, reason=error.message)
             refusal: Refusal = "missing" if isinstance(error, AdapterMissing) else "invalid"
             return AdapterResult(id=order.id, error=error.message, refusal=refusal)
+        except Exception:  # a fault of the reader: without an answer, the caller and all other workers would try on
+            log.exception("adapter_failed", adapter=order.name)
+            reason = "the worker failed to read the adapter; its log has the reason"
+            return AdapterResult(id=order.id, error=reason, refusal="invalid")
         adapter = Adapter(
             name=order.name,
             base=order.base,

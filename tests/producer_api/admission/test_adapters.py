@@ -10,11 +10,13 @@ from fastapi import FastAPI
 from producer_api.admission.model_catalog import ModelCatalog
 from producer_api.admission.traffic import as_recorded, direct
 from producer_api.auth.principal import ANONYMOUS, Principal
+from producer_api.routes import admin_requests, jobs
 from producer_api.rpc import inference_pb2 as pb
 from shared.accounts.scopes import Scopes
 from shared.adapters.adapter import Adapter
 from shared.backend import Backend
 from shared.errors import PermissionDenied
+from shared.models.worker_registry import WorkerInfo
 from shared.protocol import Embed, PriorityClass, Request, RequestState
 from shared.repository.traffic.rules import Branch, Shadow, Split
 from shared.settings import Settings
@@ -28,7 +30,7 @@ ADAPTER = Adapter(name="sql", base=MODEL, path="p", digest="d", rank=4, created=
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"lora_dir": settings.data_dir})
+    return settings.model_copy(update={"lora_dir": settings.data_dir, "runtime_lora_updating": True})
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +64,54 @@ async def test_lines_of_a_batch_and_names_of_a_split_have_their_adapter(app: Fas
     embedding = Request(id="", model="sql", work=Embed(inputs=("x",)))
     [plain] = await direct(catalog, [embedding], job_id="req_1", principal=ANONYMOUS)
     assert (plain.model, plain.adapter) == (MODEL, None)
+
+
+async def test_a_model_that_was_added_later_has_its_name(app: FastAPI, backend: Backend) -> None:
+    """Given an adapter whose name a worker announces as that of its model."""
+    catalog = app.state.context.catalog
+    await backend.registry.beat(WorkerInfo(id="w", pid=1, model="sql", state="ready", max_model_len=64))
+    catalog.forget_snapshot()
+    draft = Request(id="", model="sql", prompt="x")
+    [found] = await direct(catalog, [draft], job_id="req_1", principal=ANONYMOUS)
+    assert (found.model, found.adapter) == ("sql", None)
+    assert [worker.id for worker in await catalog.workers("sql")] == ["w"]
+    assert (await catalog.adapters(), await catalog.aliases()) == ({}, {})
+
+
+async def test_a_paused_base_model_closes_its_adapters_in_a_split(app: FastAPI, backend: Backend) -> None:
+    split = Split(name="prod", branches=(Branch(model="sql", weight=99), Branch(model="open", weight=1)))
+    await backend.traffic.set_split(split)
+    await backend.queues.set_gate(MODEL, "paused")
+    app.state.context.catalog.forget_snapshot()
+    draft = Request(id="", model="prod", prompt="x")
+    found = [
+        await direct(app.state.context.catalog, [draft], job_id=f"req_{i}", principal=ANONYMOUS) for i in range(20)
+    ]
+    assert {each.model for [each] in found} == {"open"}
+
+
+async def test_a_job_of_an_adapter_belongs_to_its_name(client: httpx.AsyncClient, app: FastAPI) -> None:
+    """Given admin keys for the adapter's name, and for the base model alone."""
+    job = (await client.post("/v1/jobs", json={"model": "sql", "prompt": "x"})).json()["id"]
+    context = app.state.context
+    for models, may in (({"sql"}, True), ({MODEL}, False)):
+        caller = Principal("t", scopes=Scopes(models=frozenset(models)))
+        for call in (
+            lambda caller=caller: admin_requests.see(context, job, caller),
+            lambda caller=caller: jobs.timeline(context, job, None, caller),
+        ):
+            if may:
+                assert (await call()).status_code == 200
+            else:
+                with pytest.raises(PermissionDenied):
+                    await call()
+
+
+async def test_workers_without_a_folder_of_adapters_are_not_waited_for(
+    client: httpx.AsyncClient, worker: ScriptedWorker
+) -> None:
+    refused = await client.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "p"})
+    assert (refused.status_code, "lora_dir is not set" in refused.json()["error"]["message"]) == (400, True)
 
 
 async def test_a_key_needs_the_name_of_the_adapter(app: FastAPI) -> None:

@@ -67,7 +67,7 @@ async def test_alias_is_listed_with_its_models_properties(client: httpx.AsyncCli
     listed = (await client.get("/v1/models")).json()["data"]
     assert {model["id"]: model["max_model_len"] for model in listed} == {MODEL: 1024, OTHER: 512, "prod": 512}
     [other, prod] = [(await client.get(f"/v1/models/{name}")).json() for name in (OTHER, "prod")]
-    assert prod == {**other, "id": "prod"}
+    assert prod == {**other, "id": "prod", "root": "prod"}
     assert prod["headrace"]["workers_ready"] == 1
 
 

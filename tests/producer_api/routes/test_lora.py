@@ -25,7 +25,7 @@ from tests.support.api_server import serving
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 from tests.support.engine_driver import drain, load
 from tests.support.fakes import answer, make_request, submit
-from tests.support.worker_harness import Harness, answer_tokens, wait_for_tokens
+from tests.support.worker_harness import Harness, answer_tokens, wait_for_tokens, wait_until
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.scripted_engine import ScriptedEngine
@@ -285,6 +285,33 @@ async def test_an_answer_continues_on_another_worker_though_its_adapter_was_unlo
         events = await answer(backend, request.id)
     assert answer_tokens(events) == wanted
     assert next(steps) < len(wanted)
+
+
+async def test_a_fault_of_the_reader_is_an_answer(
+    http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(engine.adapters, "load", fault)
+    refused = await put(http, "a")
+    assert (refused.status_code, "failed to read" in refused.json()["error"]["message"]) == (400, True)
+
+
+async def test_a_request_that_waits_for_room_can_be_cancelled(
+    http: httpx.AsyncClient, backend: Backend, worker: Worker
+) -> None:
+    """Given a run that keeps the only adapter in memory; a request that is cancelled stops waiting."""
+    await put(http, "a")
+    await put(http, "b")
+    waiting, known = worker.adapters.residents, await backend.adapters.known()
+    await waiting.acquire("other", known["a"].ref, 0)
+    job = (await http.post("/v1/jobs", json={"model": "b", "prompt": "x", "max_tokens": 3})).json()["id"]
+    await wait_until(lambda: waiting.waiting() == {"b"})
+    assert (await http.delete(f"/v1/jobs/{job}")).status_code == 200
+    await wait_until(lambda: not waiting.waiting())
+    waiting.release("other")
+    assert (await complete(http, "b"))["model"] == "b"
 
 
 async def test_loading_is_off_unless_it_is_allowed(settings: Settings, backend: Backend) -> None:

@@ -50,9 +50,14 @@ async def test_foreign_data_are_set_aside(backend: Backend) -> None:
     if backend.server is None:
         return
     await backend.adapters.register(ADAPTER, replace=False)
-    await backend.redis.hset(keys.ADAPTERS, mapping={"x": "{"})
+    other, no_name, own_base = (
+        msgspec.json.encode(msgspec.structs.replace(ADAPTER, name=name)) for name in ("y", "a b", "m")
+    )
+    junk = {"x": "{", b"\xff": other, "other": other, "a b": no_name, "m": own_base}
+    await backend.redis.hset(keys.ADAPTERS, mapping=junk)
     assert list(await backend.adapters.known()) == ["sql"]
-    assert await backend.adapters.find("x") is None
+    for name in ("x", "other", "a b", "m"):
+        assert await backend.adapters.find(name) is None
     await backend.redis.set(keys.adapter_result("2"), b"\xff")
     assert await backend.adapters.result("2") is None
 

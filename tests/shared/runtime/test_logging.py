@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -46,3 +48,32 @@ def test_warnings_of_libraries_are_logged_without_what_they_quote() -> None:
     ]
     assert "ZeroDivisionError" in lines[2]["exception"]
     assert "canary" not in told.stderr
+
+
+CONTROLS = """
+import structlog
+from shared.settings import Settings
+from shared.runtime.logging import configure_logging
+configure_logging(Settings(log_format="console"), process="worker")
+log = structlog.get_logger()
+log.warning("refused", reason="a\\x1b[2J\\x9bb\\rc", other=["\\x1b"])
+try:
+    raise ValueError("d\\x1b]8;;e")
+except ValueError:
+    log.exception("failed")
+"""
+
+
+def test_values_cannot_control_the_terminal() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", CONTROLS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT_S,
+        env=os.environ | {"NO_COLOR": "1", "FORCE_COLOR": ""},
+    )
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", told.stderr)
+    assert "reason=a[2Jbc" in lines.replace("'", "")
+    assert "ValueError: d]8;;e" in lines
+    assert not {"\x1b", "\x9b", "\r"} & set(lines)

@@ -115,3 +115,42 @@ async def test_an_unregistered_adapter_leaves_when_its_runs_end() -> None:
     kept.offer(ref("c"), "c")  # type: ignore[arg-type]
     assert await kept.acquire("3", ref("c"), 0) == "c"
     assert loader.loaded == ["a"]
+
+
+async def test_a_run_that_ends_while_it_waits_keeps_nobody_out() -> None:
+    """Given a run that waits for longer than PATIENCE_S, behind which later ones queue."""
+    with stopped_clock() as clock:
+        loader = Loader()
+        kept = Residents(loader, 1)
+        await kept.acquire("1", ref("a"), 1)
+        waiting = asyncio.create_task(kept.acquire("2", ref("b"), 1))
+        await turns()
+        await clock.advance(residents.PATIENCE_S)
+        late = asyncio.create_task(kept.acquire("3", ref("a"), 1))
+        await turns()
+        kept.release("2")
+        assert await late == "a"
+        await asyncio.wait([waiting])
+        assert (waiting.cancelled(), kept.waiting(), loader.loaded) == (True, set(), ["a"])
+
+
+async def test_a_load_that_fails_late_leaves_its_successor_alone() -> None:
+    """Given an adapter that left while it was loaded, and is loaded again."""
+    loads: list[asyncio.Future[Any]] = []
+
+    def load(_: AdapterRef) -> asyncio.Future[Any]:
+        loads.append(asyncio.get_running_loop().create_future())
+        return loads[-1]
+
+    kept = Residents(load, 1)
+    for run, name in enumerate("aba"):
+        task = asyncio.create_task(kept.acquire(str(run), ref(name), 0))
+        await turns()
+        if run < 2:
+            task.cancel()
+            await turns()
+    loads[2].set_result("a")
+    loads[0].set_exception(ConfigError("gone"))
+    assert await task == "a"
+    await turns()
+    assert kept.num_loaded == 1

@@ -164,6 +164,10 @@ def _rank(path: Path, name: str, value: Any, max_rank: int) -> int:
 
 
 def _number(path: Path, name: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    try:
+        number = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ConfigError(f"{path}: {name} must be a number, got {str(value)[:64]}", param="lora_path")
-    return float(value)
+    return number

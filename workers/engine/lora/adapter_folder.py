@@ -96,7 +96,7 @@ def _folder(root: Path, path: str) -> Path:
     try:
         folder = (root / path).resolve()
         is_folder = folder.is_dir()
-    except (OSError, RuntimeError):  # a name that is too long, or links in a circle
+    except (OSError, RuntimeError, UnicodeError):  # too long, links in a circle, or no name of a file
         raise missing from None
     if folder == root or not folder.is_relative_to(root):
         raise ConfigError(f"the adapter {path!r} is not in lora_dir", param="lora_path")

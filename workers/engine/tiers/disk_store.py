@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 import time
@@ -17,6 +18,7 @@ from shared.errors import ConfigError
 from workers.engine.tiers.store import StoreFailed, Value
 
 SUFFIX, UNFINISHED = ".kv", ".part"
+NAME = re.compile(rf"[0-9a-f]{{2}}/(?:[0-9a-f]{{62}}\{SUFFIX}|[0-9a-f.]{{16,}}\{UNFINISHED})")
 SLACK = 16  # part of the budget that a worker may write until it looks again at what is there
 LEFTOVER_S = 3600.0  # age of an unfinished file whose writer must be gone
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -76,6 +78,9 @@ class DiskStore:
             _write(path, value)
         except IsADirectoryError:
             return False
+        except FileNotFoundError as error:
+            self._restore()
+            raise StoreFailed from error
         except OSError as error:
             raise StoreFailed from error
         self._room -= len(value)
@@ -85,6 +90,14 @@ class DiskStore:
         try:
             _remove(self._path(key))
         except OSError as error:
+            raise StoreFailed from error
+
+    def _restore(self) -> None:
+        """Make the folder again, for the next call, if it was deleted."""
+        self._room = 0
+        try:
+            _private(self._folder)
+        except ConfigError as error:
             raise StoreFailed from error
 
     def _path(self, key: bytes) -> Path:
@@ -160,14 +173,16 @@ class DiskStore:
             self._room = min(self._slack, self._budget - total)
 
     def _files(self) -> Iterator[_File]:
+        """Yield the files of this and other workers. What else is in the folder is neither counted nor deleted."""
         for part in os.scandir(self._folder):
             if not part.is_dir(follow_symlinks=False):
                 continue
             for each in os.scandir(part):
-                with suppress(FileNotFoundError):
-                    found = each.stat(follow_symlinks=False)
-                    if not stat.S_ISDIR(found.st_mode):
-                        yield _File(found.st_mtime, found.st_size, each.path)
+                if NAME.fullmatch(f"{part.name}/{each.name}"):
+                    with suppress(FileNotFoundError):
+                        found = each.stat(follow_symlinks=False)
+                        if not stat.S_ISDIR(found.st_mode):
+                            yield _File(found.st_mtime, found.st_size, each.path)
 
 
 def _private(folder: Path) -> Path:

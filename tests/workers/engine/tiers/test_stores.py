@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -282,3 +283,36 @@ def test_files_are_private_and_old_ones_are_removed(tmp_path: Path) -> None:
         os.utime(path, (long_ago, long_ago))
     assert DiskStore(place, SIZE, budget=64 * SIZE, ttl=60).put(KEYS[1], value(1))
     assert (file.exists(), unfinished.exists(), store.count(KEYS[1:])) == (False, False, 1)
+
+
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    """Given a folder that holds other data too, such as a home, and no room left."""
+    place, long_ago = tmp_path / "home", time.time() - 7200
+    (place / "documents").mkdir(parents=True, mode=0o700)
+    (place / "ab").mkdir()
+    place.chmod(0o700)
+    others = [place / "documents" / "thesis", place / "ab" / "note.kv", place / ("0" * 64 + ".kv")]
+    for path in others:
+        path.write_bytes(bytes(4 * SIZE))
+        os.utime(path, (long_ago, long_ago))
+    store = DiskStore(place, SIZE, budget=2 * SIZE, ttl=60)
+    for number in range(4):
+        assert store.put(KEYS[number], value(number))
+    assert all(path.exists() for path in others)
+    assert sum(store.count([key]) for key in KEYS[:4]) == 2
+
+
+def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path) -> None:
+    place = tmp_path / "tier"
+    store = DiskStore(place, SIZE, budget=64 * SIZE, ttl=60)
+    assert store.put(KEYS[0], value(0))
+    shutil.rmtree(place)
+    assert (store.count(KEYS[:1]), store.get(KEYS[:1]), store.keep(KEYS[:1])) == (0, [None], [False])
+    with pytest.raises(StoreFailed):
+        store.put(KEYS[0], value(0))
+    assert store.put(KEYS[0], value(0))
+    assert place.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(place)
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreFailed):
+        store.put(KEYS[1], value(1))

@@ -78,7 +78,8 @@ def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     """
     params = [sequence.params for sequence in sequences]
     temperatures = torch.tensor([p.temperature for p in params], device=logits.device)
-    probs = (logits / temperatures[:, None]).softmax(-1)
+    below = logits - logits.amax(-1, keepdim=True)  # before the division, which may overflow
+    probs = (below / temperatures[:, None]).softmax(-1)
     if any(p.top_k or p.top_p < 1.0 or p.min_p for p in params):
         probs = probs.masked_fill(probs < thresholds(probs, params)[:, None], 0)
     if any(p.typical_p < 1.0 for p in params):

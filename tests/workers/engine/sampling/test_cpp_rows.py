@@ -102,6 +102,17 @@ def test_rows_that_are_not_finite_draw_nothing(rows: CppRows, kind: str) -> None
     assert drawn[1:] == [None, None, None, None, 1030]
 
 
+@pytest.mark.parametrize("kind", [{}, {"top_k": 3}, {"top_p": 0.9}, {"typical_p": 0.5}])
+@pytest.mark.parametrize("temperature", [1e-5, 0.1])
+def test_logits_that_overflow_when_divided_draw_no_forbidden_token(
+    rows: CppRows, kind: dict[str, float], temperature: float
+) -> None:
+    """Given a temperature by which finite logits become infinite, the most likely token is drawn."""
+    logits = torch.tensor([[-torch.inf, 3e38, 2e38, -3e38], [-torch.inf, -2e38, -3e38, -1e38]])
+    sequences = make_sequences(SamplingParams(temperature=temperature, **kind), 2)
+    assert rows.draw(logits, sequences) == TORCH_ROWS.draw(logits, sequences) == [1, 3]
+
+
 @pytest.mark.parametrize("size", [1, 7, 40, 3000])
 def test_softmax_and_its_logarithm_match_torch(kernels: CppKernels, size: int) -> None:
     x = torch.randn(5, size, generator=torch.Generator().manual_seed(size)) * 4

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the weights are tensors
     from workers.engine.lora.weights import AdapterWeights
 
 CLAIM_TTL_S = 30.0  # after which another worker carries out an order that this one has not
+MAX_READS = 2  # adapters that are checked at once: each takes memory and a thread
 RETRY_PAUSE_S = 0.25
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
@@ -62,6 +63,7 @@ class WorkerAdapters:
         self._worker = info.id
         self.residents = Residents(self._load, settings.max_loras)
         self._orders: dict[str, asyncio.Task[None]] = {}
+        self._reads = asyncio.Semaphore(MAX_READS)
 
     async def attach(
         self, prepared: EngineRequest | EngineOutput, active: ActiveRequest
@@ -153,11 +155,12 @@ class WorkerAdapters:
         """Register an adapter, unless another worker does."""
         own = self._worker.encode()
         try:
-            if await self._backend.locks.acquire(f"adapter-order:{order.id}", own, CLAIM_TTL_S) != own:
-                return
-            if await self._backend.adapters.result(order.id) is not None:
-                return
-            await self._backend.adapters.answer(await self._register(order))
+            async with self._reads:  # before the claim, so that another worker may carry it out meanwhile
+                if await self._backend.locks.acquire(f"adapter-order:{order.id}", own, CLAIM_TTL_S) != own:
+                    return
+                if await self._backend.adapters.result(order.id) is not None:
+                    return
+                await self._backend.adapters.answer(await self._register(order))
         except Unavailable as error:
             log.warning("adapter_orders_unavailable", error=error.message)
 

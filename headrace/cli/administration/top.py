@@ -211,7 +211,7 @@ def _requests(requests: list[dict[str, Any]], wide: bool, at: float) -> Table:
     for each in requests:
         tokens = f"{each['prompt_tokens']}+{each['completion_tokens']}"
         more = [escape(each["priority"]), escape(each["finish"])] if wide else []
-        name = each["id"] if wide else each["id"][:16]
+        name = escape(each["id"] if wide else each["id"][:16])
         age = seconds(max(0.0, at - each["created_at"]))
         owner = (escape(each["model"]), escape(each["tenant"]))
         table.add_row(name, *owner, _state(each["state"]), age, tokens, *more)

@@ -25,9 +25,11 @@ from tests.support.api_server import serving
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 from tests.support.engine_driver import drain, load
 from tests.support.fakes import answer, make_request, submit
+from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness, answer_tokens, wait_for_tokens, wait_until
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineOutput, EngineRequest
+from workers.lora.service import MAX_READS
 from workers.scripted_engine import ScriptedEngine
 from workers.worker import Worker
 
@@ -296,6 +298,24 @@ async def test_a_fault_of_the_reader_is_an_answer(
     monkeypatch.setattr(engine.adapters, "load", fault)
     refused = await put(http, "a")
     assert (refused.status_code, "failed to read" in refused.json()["error"]["message"]) == (400, True)
+
+
+async def test_few_adapters_are_checked_at_once(
+    http: httpx.AsyncClient, engine: Engine, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.adapters is not None
+    begun, gate, load_adapter = [], threading.Event(), engine.adapters.load
+
+    def gated(path: str) -> object:
+        begun.append(path)
+        assert gate.wait(LIMIT_S)
+        return load_adapter(path)
+
+    monkeypatch.setattr(engine.adapters, "load", gated)
+    calls = [asyncio.create_task(put(http, f"a{number}", "a")) for number in range(5)]
+    await wait_until(lambda: len(worker.adapters._orders) == 5 and len(begun) == MAX_READS)
+    gate.set()
+    assert [each.status_code for each in await asyncio.gather(*calls)] == [200] * 5
 
 
 async def test_a_request_that_waits_for_room_can_be_cancelled(

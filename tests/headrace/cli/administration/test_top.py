@@ -101,7 +101,7 @@ def overview(count: int) -> dict[str, object]:
         "models": [{"name": f"org/model-{i}", **model} for i in numbers],
         "queues": [{"model": f"org/model-{i}", **lane, **queue} for i in numbers],
         "workers": [{"id": f"w{i}", "model": "org/model", "heartbeat_age": 1.0, **worker} for i in numbers],
-        "recent": [{"id": f"req_{i:032d}", **request} for i in numbers],
+        "recent": [{"id": f"[u]{i}[/none]" + "0" * 29, **request} for i in numbers],
     }
 
 
@@ -114,7 +114,7 @@ def test_the_view_fits_the_terminal(width: int, height: int, count: int) -> None
     assert len(text.splitlines()) <= max(height, 12)
     assert max(map(len, text.splitlines())) <= width
     if count and height >= 24:
-        assert "[bold]tenant-0" in text  # names are not markup
+        assert "[bold]tenant-0" in text  # names are not markup, and neither are ids
 
 
 @pytest.mark.slow

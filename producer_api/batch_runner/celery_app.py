@@ -78,8 +78,9 @@ def _delivery(settings: Settings) -> dict[str, Any]:
 
 
 def _add_tasks(app: Celery, host: EventLoopHost) -> None:
-    # `throws`: what the caller did wrong is its result, and no error in the log
-    @app.task(name="headrace.generate", bind=True, max_retries=None, throws=(HeadraceError,))
+    # `shared`: otherwise every other application of this process would get these tasks. `throws`: what the caller
+    # did wrong is its result, and no error in the log.
+    @app.task(name="headrace.generate", shared=False, bind=True, max_retries=None, throws=(HeadraceError,))
     def generate(self: Task, body: dict[str, Any]) -> Any:
         """Return a chat completion for the body of POST /v1/chat/completions."""
         try:
@@ -87,7 +88,7 @@ def _add_tasks(app: Celery, host: EventLoopHost) -> None:
         except (Stopping, Unavailable) as error:
             raise self.retry(exc=error, countdown=1) from None
 
-    @app.task(name="headrace.batch.run", ignore_result=True)
+    @app.task(name="headrace.batch.run", shared=False, ignore_result=True)
     def run_batch(batch_id: str) -> None:
         """Work on a batch until nothing is left to claim. A process that stops releases its items."""
         try:
@@ -95,13 +96,13 @@ def _add_tasks(app: Celery, host: EventLoopHost) -> None:
         except Stopping:
             return
 
-    @app.task(name="headrace.batch.start", ignore_result=True)
+    @app.task(name="headrace.batch.start", shared=False, ignore_result=True)
     def start_batches() -> None:
         """Start a runner for each batch with unclaimed work."""
         for batch_id in host.call(host.idle_batches()):
             run_batch.apply_async((batch_id,), expires=TIDY_INTERVAL_S)
 
-    @app.task(name="headrace.upkeep", ignore_result=True)
+    @app.task(name="headrace.upkeep", shared=False, ignore_result=True)
     def tidy() -> None:
         """Remove expired files and the folders of ended batches."""
         host.call(host.tidy())

@@ -29,7 +29,7 @@ VECTORS = {"model": EMBEDDER, "input": ["a", "b"], "encoding_format": "float"}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 FOLDER = "/v1/chat/completions"
 LINE = {"custom_id": "c", "method": "POST", "url": FOLDER, "body": CHAT}
-MODEL_FIELDS = ("max_model_len", "task", "headrace")  # added by Headrace
+MODEL_FIELDS = ("max_model_len", "task", "headrace", "root", "parent")  # added by Headrace
 
 
 async def chunks(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> list[str]:

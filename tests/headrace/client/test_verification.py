@@ -80,8 +80,8 @@ def test_reasons_name_what_differs() -> None:
 )
 def test_other_files_are_refused(junk: Any) -> None:
     with pytest.raises(InvalidRequest, match="must hold a recording"):
-        checked(junk)
+        checked(junk, "the file")
     uneven = recording([1, 2])
     uneven["choices"][0]["texts"].pop()
     with pytest.raises(InvalidRequest, match="must hold a recording"):
-        checked(uneven)
+        checked(uneven, "the file")

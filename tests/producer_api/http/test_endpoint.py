@@ -105,8 +105,9 @@ def test_an_unknown_path_has_its_neighbours_errors(path: str, format_name: str) 
     assert (found.endpoint, found.errors.schema) == (None, format_name)
 
 
-def test_the_admin_port_speaks_problems_except_in_kserves_protocol() -> None:
-    assert {each.errors for each in ADMIN if not each.path.startswith("/v2/")} == {NATIVE}
+def test_the_admin_port_speaks_problems_except_in_protocols_of_other_servers() -> None:
+    others = ("/v2/", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+    assert {each.errors for each in ADMIN if not each.path.startswith(others)} == {NATIVE}
     assert EndpointTable(ADMIN).errors_at("/v1/nothing") is NATIVE
 
 

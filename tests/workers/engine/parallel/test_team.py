@@ -251,6 +251,7 @@ async def test_a_killed_rank_moves_its_requests(
 
 
 async def test_a_rank_that_hangs_ends_its_worker(two: Engine, harness: Harness, backend: Backend) -> None:
+    before = set(threading.enumerate())
     harness.settings = harness.settings.model_copy(update={"step_timeout": 0.5})
     signal_rank(two, signal.SIGSTOP, at=4)
     await submitted(backend)
@@ -260,7 +261,7 @@ async def test_a_rank_that_hangs_ends_its_worker(two: Engine, harness: Harness, 
     [worker] = await backend.registry.workers()
     assert worker.state == "hung", "it has given its requests back"
     two._runner._team.end()
-    await wait_until(lambda: "engine" not in {thread.name for thread in threading.enumerate()})
+    await wait_until(lambda: "engine" not in {thread.name for thread in set(threading.enumerate()) - before})
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from torch import Tensor
 from shared.protocol import PriorityClass, SamplingParams
 from tests.support.engine_driver import GREEDY, Answers, drain, load, run, step
 from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.model_runner import Runner
 from workers.engine.scheduling.scheduler import ScheduledBatch
 from workers.engine_thread import EngineThread
 from workers.scripted_engine import ScriptedEngine
@@ -51,7 +52,7 @@ def test_interactive_request_overtakes_batch_work(llama: Path) -> None:
     assert len(answers.ids("a")) == 3, "its row was left out"
 
 
-class Interruptible:
+class Interruptible(Runner):
     """Runner that returns None for an abandoned step, as `ModelRunner.run` does."""
 
     def __init__(self, run: Callable[..., Tensor | None]) -> None:

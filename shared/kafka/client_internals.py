@@ -11,6 +11,7 @@ from typing import Any
 from kafka import KafkaConsumer
 from kafka.coordinator.base import BaseCoordinator
 from kafka.errors import InvalidRequestError, RebalanceInProgressError
+from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 
 
@@ -29,6 +30,18 @@ class DirectSocket(KafkaNetSocket):  # type: ignore[misc]
         except BaseException:  # also if the client is closed meanwhile
             sock.close()
             raise
+
+
+class ClosingClient(KafkaNetClient):  # type: ignore[misc]
+    """Client that closes all its sockets; kafka-python forgets those on which it still waits to send something."""
+
+    def close(self, node_id: Any = None) -> None:
+        connections = [] if node_id is not None else list(self._manager._conns.values())
+        sockets = [each.transport._sock for each in connections if each.transport is not None]
+        super().close(node_id)
+        for each in sockets:
+            if each is not None:
+                each.close()
 
 
 def release_used_up_records(consumer: KafkaConsumer) -> None:

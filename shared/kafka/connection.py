@@ -11,11 +11,10 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
-from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from shared.errors import ConfigError, Unavailable
-from shared.kafka.client_internals import DirectSocket
+from shared.kafka.client_internals import ClosingClient, DirectSocket
 from shared.settings import Settings
 
 MAX_OVERHEAD_BYTES = 64 * 1024  # of a record besides its value
@@ -170,10 +169,10 @@ def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
 
 def _opened(kind: Callable[..., Any], **options: Any) -> Any:
     """Make a consumer or producer. If that fails, close its client, whose thread and sockets kafka-python keeps."""
-    clients: list[KafkaNetClient] = []
+    clients: list[ClosingClient] = []
 
-    def client(**given: Any) -> KafkaNetClient:
-        clients.append(KafkaNetClient(**given))
+    def client(**given: Any) -> ClosingClient:
+        clients.append(ClosingClient(**given))
         return clients[-1]
 
     try:

@@ -6,19 +6,38 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer
+from kafka import TopicPartition
 from kafka.coordinator.base import BaseCoordinator
 from kafka.errors import InvalidRequestError, RebalanceInProgressError
 
 from headrace.bench.kafka.mock_kafka import VERSION
+from shared.kafka import connection
 from shared.kafka.client_internals import finish_joining, rebalance_on_invalid_sync, release_used_up_records
+from shared.settings import Settings, load
+
+
+def settings_for(bootstrap: str) -> Settings:
+    return load({"kafka_bootstrap": bootstrap, "kafka_api_version": VERSION}).settings
 
 
 @pytest.fixture
 def consumer(bootstrap: str) -> Iterator[Any]:
-    made = KafkaConsumer(bootstrap_servers=bootstrap, group_id="internals", api_version=VERSION)
+    made = connection.consumer(settings_for(bootstrap), group_id="internals")
     yield made
     made.close()
+
+
+def test_a_socket_that_waits_to_send_is_closed(bootstrap: str) -> None:
+    made = connection.consumer(settings_for(bootstrap))
+    made.beginning_offsets([TopicPartition("internals", 0)])
+    open_transports = [each.transport for each in made._manager._conns.values() if each.transport is not None]
+    sockets = [each._sock for each in open_transports]
+    for each in open_transports:
+        each._write_buffer.append(b"x")
+        each._writing = True  # as while the socket takes no more bytes
+    made.close()
+    assert sockets
+    assert [each.fileno() for each in sockets] == [-1] * len(sockets)
 
 
 def test_used_up_records_are_released_and_others_kept(consumer: Any) -> None:

@@ -45,7 +45,7 @@ POOL = 14  # blocks: too few for all prompts at once
 PROMPTS = [prompt[:24] for prompt in random_prompts(6)]
 PARAMS = SamplingParams(temperature=1.0, seed=3, max_tokens=24, ignore_eos=True)
 PROMPT = tuple(b"a river runs")
-SIGINT_BIT = 1 << (signal.SIGINT - 1)  # a rank ignores it once it cannot outlive its parent
+SIGTERM_BIT = 1 << (signal.SIGTERM - 1)  # a rank ignores it once it cannot outlive its parent
 ORPHAN = """
 import signal
 from workers.engine.parallel.rank_process import Loss, RankProcess
@@ -298,7 +298,7 @@ async def test_no_rank_outlives_its_worker() -> None:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         status = Path(f"/proc/{pid}/status")
-        await wait_until(lambda: int(re.findall(r"SigIgn:\s*(\w+)", status.read_text())[0], 16) & SIGINT_BIT > 0)
+        await wait_until(lambda: int(re.findall(r"SigIgn:\s*(\w+)", status.read_text())[0], 16) & SIGTERM_BIT > 0)
         os.kill(pid, signal.SIGSTOP)
         process.kill()
     await wait_until(lambda: gone(pid))

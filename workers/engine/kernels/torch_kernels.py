@@ -26,7 +26,29 @@ from workers.engine.sampling.rows import Rows
 from workers.engine.sampling.torch_rows import TORCH_ROWS
 
 
-class TorchKernels:
+class TorchOperations:
+    """Operations that plain torch computes, also beside kernels in Triton; see `Kernels`."""
+
+    portable = False
+    rounding = ""
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return x.softmax(-1)
+
+    def rotary_table(self, frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        return rotary_table(frequencies, length)
+
+    def rows(self) -> Rows:
+        return TORCH_ROWS
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return (x / cap).tanh() * cap
+
+    def layers(self, weights: Sequence[LayerWeights], norm_eps: float) -> None:
+        return None
+
+
+class TorchKernels(TorchOperations):
     """Kernels in plain torch; see `Kernels`.
 
     Args:
@@ -34,8 +56,7 @@ class TorchKernels:
     """
 
     recordable = False
-    exact_rows = portable = False
-    rounding = ""
+    exact_rows = False
     packed = keeps_groups = keeps_floats = False
 
     def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
@@ -99,21 +120,6 @@ class TorchKernels:
             return gelu(gate, approximate="tanh") * up
         gate, up = gate.clamp(max=SWIGLU_LIMIT), up.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT)
         return (up + 1) * (gate * (gate * SWIGLU_STEEPNESS).sigmoid())
-
-    def softmax(self, x: Tensor) -> Tensor:
-        return x.softmax(-1)
-
-    def rotary_table(self, frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        return rotary_table(frequencies, length)
-
-    def rows(self) -> Rows:
-        return TORCH_ROWS
-
-    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
-        return (x / cap).tanh() * cap
-
-    def layers(self, weights: Sequence[LayerWeights], norm_eps: float) -> None:
-        return None
 
 
 def rotary_table(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:

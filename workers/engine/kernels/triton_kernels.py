@@ -15,17 +15,15 @@ from triton import next_power_of_2
 
 from workers.engine.execution.paged_attention import PLAIN_ATTENTION, AttentionForm, LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout, LayerWeights
+from workers.engine.kernels import SWIGLU_LIMIT, SWIGLU_STEEPNESS, Activation, HeadLayout
 from workers.engine.kernels.attention_triton import attend, merge
 from workers.engine.kernels.rows_triton import activate, add_rms_norm, rope_and_cache
-from workers.engine.kernels.torch_kernels import rotary_table
+from workers.engine.kernels.torch_kernels import TorchOperations
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.low_rank import RowProducts, add_products
 from workers.engine.quantization.unquantized import UNQUANTIZED, Unquantized
-from workers.engine.sampling.rows import Rows
-from workers.engine.sampling.torch_rows import TORCH_ROWS
 
 _MIN_DOT_SIZE = 16  # rows, columns and depth of Triton's smallest matrix product
 _COLUMNS_PER_PROGRAM = 1024  # of a row of the activation
@@ -35,7 +33,7 @@ _MIN_SPLIT_POSITIONS = 256  # fewest positions worth a program of their own
 _TARGET_PROGRAMS = 2048  # enough to keep a GPU busy
 
 
-class TritonKernels:
+class TritonKernels(TorchOperations):
     """Kernels in Triton; see `Kernels`.
 
     Args:
@@ -43,8 +41,6 @@ class TritonKernels:
     """
 
     recordable = True
-    portable = False
-    rounding = ""
     exact_rows = False  # cuBLAS chooses its kernels by the number of rows
     packed = False
 
@@ -176,21 +172,6 @@ class TritonKernels:
             LIMIT=SWIGLU_LIMIT,
         )
         return out
-
-    def softmax(self, x: Tensor) -> Tensor:
-        return x.softmax(-1)
-
-    def rotary_table(self, frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        return rotary_table(frequencies, length)
-
-    def rows(self) -> Rows:
-        return TORCH_ROWS
-
-    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
-        return (x / cap).tanh() * cap
-
-    def layers(self, weights: Sequence[LayerWeights], norm_eps: float) -> None:
-        return None
 
 
 def _merge_splits(

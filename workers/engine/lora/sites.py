@@ -63,6 +63,11 @@ class AdapterSites:
             start += outputs
         return AdaptedLinear(layer, names[0], self)
 
+    @staticmethod
+    def base_of(layer: Linear) -> Linear:
+        """Return a layer without adapters."""
+        return layer.base if isinstance(layer, AdaptedLinear) else layer
+
     def select(self, sequences: Iterable[tuple[int, AdapterWeights | None]], device: torch.device) -> bool:
         """Take over the adapters of a step, given the number of rows and the adapter of each of its sequences.
 
@@ -96,15 +101,19 @@ class AdapterSites:
 
 
 class AdaptedLinear:
-    """Linear layer with the products of the adapters of a step added to their rows."""
+    """Linear layer with the products of the adapters of a step added to their rows.
+
+    Attributes:
+        base: the layer without adapters.
+    """
 
     def __init__(self, base: Linear, site: str, sites: AdapterSites) -> None:
-        self._base = base
+        self.base = base
         self._site = site
         self._sites = sites
 
     def __call__(self, x: Tensor) -> Tensor:
-        out = self._base(x)
+        out = self.base(x)
         if self._sites.active:
             self._sites.add(x, out, self._site)
         return out

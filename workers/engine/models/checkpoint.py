@@ -120,6 +120,7 @@ class WeightReader:
 
     Attributes:
         tensors: the checkpoint.
+        sites: as given.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class WeightReader:
         self._device = device
         self._kernels = kernels
         self._stored = stored
-        self._sites = sites
+        self.sites = sites
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         """Return a tensor of floats. Raises ConfigError if it is missing, has another shape or type, or has NaN."""
@@ -188,7 +189,7 @@ class WeightReader:
             split = torch.split(zeros, list(parts.values()))
             bias = join([zero if b is None else b for b, zero in zip(biases, split, strict=True)])
         layer = self.layer(weights, bias, sensitive=sensitive)
-        return self._sites.wrap(names, size, layer) if self._sites is not None and adaptable else layer
+        return self.sites.wrap(names, size, layer) if self.sites is not None and adaptable else layer
 
     def layer(
         self, weights: Sequence[Tensor | GroupedWeight], bias: Tensor | None, *, sensitive: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
 from workers.engine.quantization.interface import Linear
 
+if TYPE_CHECKING:  # adapters are off by default
+    from workers.engine.lora.sites import AdapterSites
+
 
 @dataclass(frozen=True)
 class LlamaWeights:
@@ -35,15 +39,23 @@ class LlamaWeights:
 
 
 class Llama:
-    """Decoder of stacked layers; see the module and `Decoder`."""
+    """Decoder of stacked layers; see the module and `Decoder`.
 
-    def __init__(self, config: LlamaModelConfig, weights: LlamaWeights, kernels: Kernels) -> None:
+    Args:
+        sites: the layers that adapters can change, if there are any.
+    """
+
+    def __init__(
+        self, config: LlamaModelConfig, weights: LlamaWeights, kernels: Kernels, sites: AdapterSites | None = None
+    ) -> None:
         self.config = config
         self._weights = weights
         self._kernels = kernels
         # rounded to the weights' type, as in transformers
         self._scale = float(torch.tensor(config.embedding_scale, dtype=weights.embedding.dtype))
-        self._layers = kernels.layers(weights.layers, config.norm_eps) or self._run_each_layer
+        self._sites = sites
+        plain = weights.layers if sites is None else [_without_adapters(layer, sites) for layer in weights.layers]
+        self._layers = kernels.layers(plain, config.norm_eps) or self._run_each_layer
 
     @property
     def embedding(self) -> Tensor:
@@ -61,7 +73,9 @@ class Llama:
         residual = self._weights.embedding[step.tokens]
         if c.embedding_scale != 1.0:
             residual *= self._scale
-        x = self._layers(residual, step, caches, interrupted)
+        is_adapted = self._sites is not None and self._sites.active
+        run = self._run_each_layer if is_adapted else self._layers
+        x = run(residual, step, caches, interrupted)
         if x is None:
             return None
         rows = step.sample_rows
@@ -115,7 +129,14 @@ def load_llama(
     weights = LlamaWeights(embedding, tuple(layers), _norm(reader, config, "model.norm"), head)
     reader.refuse_leftovers({"lm_head.weight"} if tied else frozenset())
     progress(1.0)
-    return Llama(config, weights, kernels)
+    return Llama(config, weights, kernels, reader.sites)
+
+
+def _without_adapters(layer: LayerWeights, sites: AdapterSites) -> LayerWeights:
+    mlp = layer.mlp
+    if isinstance(mlp, DenseMlp):
+        mlp = replace(mlp, gate_up=sites.base_of(mlp.gate_up), down=sites.base_of(mlp.down))
+    return replace(layer, qkv=sites.base_of(layer.qkv), output=sites.base_of(layer.output), mlp=mlp)
 
 
 def _layout(c: LlamaModelConfig, length: int, kernels: Kernels, device: torch.device) -> HeadLayout:

@@ -17,6 +17,7 @@ from tests.support.checkpoints import hf_agrees, hf_model, random_prompts
 from tests.support.engine_driver import GREEDY, drain, load
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
+from workers.engine.kernels.cpp_layers import CppLayers
 from workers.engine.lora.weights import AdapterWeights
 from workers.engine.scheduling.scheduler import ScheduledBatch
 
@@ -118,10 +119,23 @@ def test_rows_of_other_families_have_the_same_bits(
 def test_neighbours_with_adapters_leave_the_base_model_as_it_is(
     llama: Path, adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their rows have the bits of an engine without adapters."""
+    """Their rows have the bits of an engine without adapters. Steps without an adapter compute layers together."""
+    fused = list[int]()
+    compute = CppLayers.__call__
+
+    def counted(self: CppLayers, residual: Tensor, *args: Any) -> Tensor | None:
+        fused.append(len(residual))
+        return compute(self, residual, *args)
+
+    monkeypatch.setattr(CppLayers, "__call__", counted)
     engine = opened(llama, adapters)
     found, _ = rows_of(engine, mixed(engine, 7), monkeypatch)
-    plain, _ = rows_of(load(llama), [request(i, p, None) for i, p in enumerate(PROMPTS)], monkeypatch)
+    assert not fused
+    base = [request(i, p, None) for i, p in enumerate(PROMPTS)]
+    beside, _ = rows_of(engine, base, monkeypatch)
+    assert fused
+    plain, _ = rows_of(load(llama), base, monkeypatch)
+    assert all(torch.equal(plain[key], row) for key, row in beside.items())
     assert all(torch.equal(plain[key], row) for key, row in found.items() if int(key[0]) % 3 == 0)
 
 

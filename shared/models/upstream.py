@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import msgspec
@@ -88,11 +89,23 @@ class UpstreamAddress:
         return self.url.removesuffix("/v1")
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Return the arguments of an httpx client for this server. Redirects, which would get the key, are off."""
-        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
-        own_machine = loopback(urlsplit(self.url).hostname or "")
-        return {"headers": headers, "follow_redirects": False, "trust_env": not own_machine}
+    def headers(self) -> dict[str, str]:
+        """Return the headers of every request to this server. No redirect may be followed: it would get the key."""
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
+    @property
+    def is_own_machine(self) -> bool:
+        """Return whether the server runs on this machine, so that no proxy leads to it."""
+        return loopback(urlsplit(self.url).hostname or "")
+
+    @property
+    def proxy(self) -> str | None:
+        """Return the URL of the proxy that the environment names for this server; None if it names none."""
+        parts, proxies = urlsplit(self.url), getproxies()
+        if self.is_own_machine or proxy_bypass(parts.hostname or ""):
+            return None
+        proxy = proxies.get(parts.scheme) or proxies.get("all")
+        return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _log_down(reason: str) -> None:
@@ -134,7 +147,8 @@ def find_model(address: UpstreamAddress, name: str | None) -> UpstreamModel:
 
     Raises Unavailable if the server does not answer, ConfigError if its answer cannot be used.
     """
-    with httpx.Client(timeout=ANSWER_TIMEOUT_S, **address.options) as http:
+    own = address.is_own_machine
+    with httpx.Client(timeout=ANSWER_TIMEOUT_S, headers=address.headers, trust_env=not own) as http:
         found = _decode(_get(http, address, f"{address.url}/models"), _Models, address)
         model = _choose(found.data, name, address)
         kind = KINDS.get(model.owned_by, "other")

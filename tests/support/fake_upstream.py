@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from shared.runtime.sockets import free_port
 from tests.support.waiting import LIMIT_S
@@ -187,7 +188,7 @@ class FakeUpstream:
         exchange.gone.set()
 
     def _listed(self, path: str) -> bytes:
-        if path != "/v1/models":
+        if urlsplit(path).path != "/v1/models":  # a client of a proxy sends the whole URL
             return json_response("404 Not Found", {})
         if self.listing is not None:
             return self.listing

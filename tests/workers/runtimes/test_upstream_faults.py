@@ -244,3 +244,13 @@ def test_the_key_is_sent_to_the_server_alone(server: FakeUpstream, runtime: Runt
     runtime.answer(ask("with a key"))
     assert server.exchanges[0].headers["authorization"] == f"Bearer {KEY}"
     assert json.dumps(server.exchanges[0].body).count(KEY) == 0
+
+
+def test_a_proxy_of_the_environment_leads_elsewhere(server: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    elsewhere = "http://models.example/v1"
+    with RuntimeDriver.of(settings_for(server, upstream_url=elsewhere)) as runtime:
+        assert runtime.answer(ask("hello")).error is None
+    assert [exchange.path for exchange in server.exchanges] == [f"{elsewhere}/completions"]

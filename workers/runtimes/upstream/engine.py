@@ -53,8 +53,8 @@ class UpstreamEngine:
         self._wake: Callable[[], None] = lambda: None
         self._loop = uvloop.new_event_loop()
         self._outbox = Outbox(self._loop, self._on_change)
-        self._client = UpstreamClient(address, connections=self._max_num_seqs)
-        self._health = Health(self._client.http, address, self._on_change)
+        self._client = UpstreamClient(address)
+        self._health = Health(self._client, self._on_change)
         attempts = Attempts(
             settings.upstream_resume, settings.max_attempts, settings.log_tokens, settings.upstream_timeout
         )
@@ -142,7 +142,7 @@ class UpstreamEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.http.aclose()
+        await self._client.close()
 
     def _start(self, run: Run) -> None:
         task = self._tasks[run.id] = self._loop.create_task(self._answer(run))

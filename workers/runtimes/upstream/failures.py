@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-import httpx
 import msgspec
 
 from shared.errors import (
@@ -71,7 +71,7 @@ class ErrorBody(msgspec.Struct):
         return self.error.type if isinstance(self.error, _Details) else None
 
 
-def failure(status: int, body: ErrorBody, headers: httpx.Headers, key: str) -> Exception:
+def failure(status: int, body: ErrorBody, headers: Mapping[str, str], key: str) -> Exception:
     """Return the error for a refusal: a HeadraceError ends the request, Broken and Busy are tried again.
 
     Args:
@@ -109,7 +109,7 @@ def failure_in_answer(body: ErrorBody, key: str) -> Exception:
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
     if code in CONTEXT_CODES or body.kind in INVALID_KINDS:
         status = 400
-    return failure(status, body, httpx.Headers(), key)
+    return failure(status, body, {}, key)
 
 
 def quoted(text: str, key: str) -> str:

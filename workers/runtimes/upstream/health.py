@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import httpx
+import aiohttp
 import structlog
 
 from shared.errors import Unavailable
-from shared.models.upstream import UpstreamAddress, unreachable
+from shared.models.upstream import unreachable
+from workers.runtimes.upstream.client import UpstreamClient
 
 CHECK_INTERVAL_S = 10.0  # while the server answers; a failed request has it checked at once
 RETRY_INTERVAL_S = 0.5
@@ -23,13 +24,12 @@ class Health:
     """State of one server. `fault` is the reason for which it cannot be used, "" while it answers.
 
     Args:
-        http: a client of the server.
+        client: of the server.
         on_change: called when `fault` changes.
     """
 
-    def __init__(self, http: httpx.AsyncClient, address: UpstreamAddress, on_change: Callable[[], None]) -> None:
-        self._http = http
-        self._address = address
+    def __init__(self, client: UpstreamClient, on_change: Callable[[], None]) -> None:
+        self._client = client
         self._on_change = on_change
         self.fault = ""
         self._up = asyncio.Event()
@@ -67,23 +67,20 @@ class Health:
         else:
             self._up.clear()
         if changed:
-            url = self._address.url  # for the operator: the fault is public
+            url = self._client.address.url  # for the operator: the fault is public
             log.warning("upstream_down", url=url, reason=fault) if fault else log.info("upstream_up", url=url)
             self._on_change()
 
     async def _check(self) -> str:
         """Return the reason for which the server cannot be used, "" if it answers."""
         try:
-            async with (
-                asyncio.timeout(CHECK_TIMEOUT_S),
-                self._http.stream("GET", f"{self._address.url}/models") as response,
-            ):
-                status = response.status_code
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            log.debug("upstream_unreachable", reason=unreachable(self._address, error).message)
-            return "the upstream server cannot be reached"
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                status = await self._client.status("/models")
         except TimeoutError:
             return f"the upstream server does not answer within {CHECK_TIMEOUT_S:.0f} s"
+        except (aiohttp.ClientError, OSError) as error:
+            log.debug("upstream_unreachable", reason=unreachable(self._client.address, error).message)
+            return "the upstream server cannot be reached"
         if status in (200, 429):
             return ""
         return f"the upstream server is not ready (HTTP {status})"

@@ -16,7 +16,7 @@ class Outbox:
 
     Args:
         loop: runs the tasks that put.
-        on_output: called in the loop's thread when the buffer was empty and has an output.
+        on_output: called in the loop's thread soon after the buffer was empty and got an output.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_output: Callable[[], None]) -> None:
@@ -42,8 +42,8 @@ class Outbox:
             self._bytes += size
             if self._bytes >= MAX_BUFFERED_BYTES:
                 self._room.clear()
-        if first:
-            self._on_output()
+        if first:  # once for the outputs that arrive together
+            self._loop.call_soon(self._on_output)
 
     def take(self) -> list[EngineOutput]:
         """Return all outputs, in order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from workers.runtimes.upstream.client import UpstreamClient
 from workers.runtimes.upstream.failures import Broken, Busy
 from workers.runtimes.upstream.health import Health
 from workers.runtimes.upstream.progress import Progress, Repetition
+from workers.runtimes.upstream.silence_limit import SilenceLimit
 
 FIRST_PAUSE_S = 0.25  # before another attempt; it doubles
 FIRST_BUSY_PAUSE_S = 1.0  # without a Retry-After
@@ -135,12 +136,14 @@ class Run:
         earlier = written.entries if continues else 0
         self._usage = None  # an earlier attempt may have sent the counts of its part
         reader = ChunkReader(self.params.n, include_reasoning=self.params.include_reasoning)
-        async with aclosing(self._client.chunks(self._writer.route, body)) as chunks:
-            deadline = self._deadline()
-            while (found := await self._next(chunks, deadline)) is not None:
+        async with (
+            aclosing(self._client.chunks(self._writer.route, body)) as chunks,
+            SilenceLimit(self._attempts.silence) as limit,
+        ):
+            while (found := await limit.await_part(chunks)) is not None:
                 chunk, size = found
                 if await self._add_chunk(chunk, size, reader, repetition):
-                    deadline = self._deadline()
+                    limit.extend(AFTER_END_S if self._progress.is_complete() else self._attempts.silence)
                 if chunk.usage is not None:
                     self._usage = _total(chunk.usage.usage(), earlier)
                 if self._progress.entries >= self._attempts.log_tokens:
@@ -148,19 +151,6 @@ class Run:
                     return
         if not self._progress.is_complete():
             raise Broken("the upstream server's answer ended without a finish reason")
-
-    def _deadline(self) -> float:
-        """Return the time by which the next part of the answer, or what follows its last part, must arrive."""
-        allowed = AFTER_END_S if self._progress.is_complete() else self._attempts.silence
-        return asyncio.get_running_loop().time() + allowed
-
-    async def _next(self, chunks: AsyncGenerator[tuple[Chunk, int]], deadline: float) -> tuple[Chunk, int] | None:
-        """Return the next chunk and its size, None at the end."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await anext(chunks, None)
-        except TimeoutError:
-            raise Broken(f"the upstream server was silent for {self._attempts.silence:g} s") from None
 
     async def _add_chunk(self, chunk: Chunk, size: int, reader: ChunkReader, repetition: Repetition | None) -> bool:
         """Emit what a chunk adds to the answer. Return whether it has a part of the answer, not only a role."""

@@ -160,12 +160,13 @@ def require(raw: dict[str, Any], name: str, value: Any) -> None:
         raise ConfigError(f"config.json: {name} must be {value}, got {raw[name]}")
 
 
-def read_integer(raw: dict[str, Any], name: str, default: int | None = None) -> int:
+def read_integer(raw: dict[str, Any], name: str, default: int | None = None, *, least: int = 1) -> int:
     value = raw.get(name)
     if value is None:
         value = default
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"config.json: {name} must be a positive integer, got {value!r}")
+    if not isinstance(value, int) or value < least:
+        allowed = "a positive integer" if least else "an integer of at least 0"
+        raise ConfigError(f"config.json: {name} must be {allowed}, got {value!r}")
     return value
 
 
@@ -195,11 +196,13 @@ def read_rope(raw: dict[str, Any]) -> RopeConfig:
 def layer_windows(raw: dict[str, Any], window: int | None, default: Sequence[bool]) -> list[int | None]:
     """Return the window of each layer by `layer_types`, or else by `default`, which says whether a layer has it.
 
-    Raises ConfigError for other types of layers.
+    Raises ConfigError for other types of layers, and without a window for layers of sliding_attention, which
+    transformers refuses too.
     """
-    layers = read_integer(raw, "num_hidden_layers")
-    local = [name == "sliding_attention" for name in raw.get("layer_types") or ()] or list(default)
-    unknown = set(raw.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+    layers, given = read_integer(raw, "num_hidden_layers"), raw.get("layer_types")
+    types = given if isinstance(given, list) else [] if given is None else [given]
+    local = [name == "sliding_attention" for name in types] or list(default)
+    unknown = {str(name) for name in types} - {"sliding_attention", "full_attention"}
     if unknown or len(local) != layers:
         raise ConfigError(
             f"config.json: layer_types must have {layers} entries, full_attention or sliding_attention; got "
@@ -207,17 +210,18 @@ def layer_windows(raw: dict[str, Any], window: int | None, default: Sequence[boo
         )
     if window is not None:
         window = read_integer({"sliding_window": window}, "sliding_window")
+    elif any(local):
+        raise ConfigError(
+            "config.json: sliding_attention needs a sliding_window, but it is null, or off by use_sliding_window"
+        )
     return [window if is_local else None for is_local in local]
 
 
 def _windows(raw: dict[str, Any], architecture: str) -> list[int | None]:
     layers = read_integer(raw, "num_hidden_layers")
-    if architecture == "MistralForCausalLM":
-        return layer_windows(raw, raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS), [True] * layers)
-    if raw.get("layer_types") is not None:
-        return layer_windows(raw, raw.get("sliding_window"), ())
-    if not raw.get("use_sliding_window"):
-        return [None] * layers
-    first = raw.get("max_window_layers", _DEFAULT_FIRST_WINDOW) if architecture.startswith("Qwen") else 0
-    window = raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS)
-    return layer_windows(raw, window, [index >= first for index in range(layers)])
+    window, first = raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS), 0
+    if architecture != "MistralForCausalLM" and not raw.get("use_sliding_window"):
+        window = None
+    if architecture.startswith("Qwen"):
+        first = read_integer(raw, "max_window_layers", _DEFAULT_FIRST_WINDOW, least=0)
+    return layer_windows(raw, window, [window is not None and index >= first for index in range(layers)])

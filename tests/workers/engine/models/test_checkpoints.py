@@ -19,9 +19,11 @@ from tests.support.engine_driver import load, run
 from workers.engine.kernels.torch_kernels import TorchKernels
 from workers.engine.models.checkpoint import SafetensorsCheckpoint
 from workers.engine.models.llama_config import LlamaModelConfig
+from workers.engine.models.registry import ARCHITECTURES
 from workers.engine.models.rope import rope_table
 
 PROMPT = list(b"water")
+WINDOWED: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 
 
 @pytest.fixture
@@ -57,6 +59,19 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window must be a positive"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types must have 3 .* linear_attention"),
         ({"layer_types": ["full_attention"]}, "layer_types must have 3 entries"),
+        ({"layer_types": "sliding_attention"}, "layer_types must have 3 entries"),
+        *(
+            ({"architectures": [f"{family}ForCausalLM"], **fields, "sliding_window": None}, "needs a sliding")
+            for family, fields in {
+                "Gemma2": {"hidden_act": "gelu_pytorch_tanh"},
+                "Gemma3": {"hidden_act": "gelu_pytorch_tanh"},
+                "GptOss": {},
+                "Mistral": WINDOWED,
+                "Qwen2": WINDOWED | {"use_sliding_window": True},
+            }.items()
+        ),
+        (WINDOWED | {"architectures": ["Qwen3ForCausalLM"], "sliding_window": 9}, "off by use_sliding_window"),
+        ({"architectures": ["Qwen2ForCausalLM"], "max_window_layers": -1}, "must be an integer of at least 0"),
         ({"architectures": ["Gemma2ForCausalLM"], "hidden_act": "gelu"}, "must be gelu_pytorch_tanh, got gelu"),
         (
             {"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": True},
@@ -77,6 +92,23 @@ def test_unsupported_config_is_refused(copy: Path, changes: dict[str, Any], mess
     edit_config(copy, **changes)
     with pytest.raises(ConfigError, match=message):
         load(copy)
+
+
+def test_windows_of_null_are_full_attention_where_layers_have_no_type() -> None:
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "intermediate_size": 8}
+    raw = {**LlamaConfig(**SHAPE).to_dict(), "use_sliding_window": True, "sliding_window": None}
+    types = {"layer_types": ["full_attention"] * raw["num_hidden_layers"]}
+    for name, fields in {
+        "Mistral": {},
+        "Mixtral": experts,
+        "Qwen2": {},
+        "Qwen3Moe": experts,
+        "Gemma3": {"hidden_act": "gelu_pytorch_tanh", **types},
+        "GptOss": {**experts, **types},
+    }.items():
+        architecture = f"{name}ForCausalLM"
+        parsed = ARCHITECTURES[architecture].parse_config(architecture, {**raw, **fields})
+        assert set(parsed.windows) == {None}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def parse_mixtral(architecture: str, raw: dict[str, Any]) -> LlamaModelConfig:
         raw,
         qk_norm=False,
         rope=read_rope({**raw, "rope_theta": raw.get("rope_theta") or _MIXTRAL_THETA}),
-        windows=layer_windows(raw, raw.get("sliding_window"), [True] * layers),
+        windows=_windows(raw, raw.get("sliding_window")),
         experts=ExpertsConfig(
             names=MIXTRAL_NAMES,
             size=read_integer(raw, "intermediate_size"),
@@ -54,7 +54,7 @@ def parse_qwen3_moe(architecture: str, raw: dict[str, Any]) -> LlamaModelConfig:
         raw,
         qk_norm=True,
         rope=read_rope(raw),
-        windows=layer_windows(raw, window, [True] * layers),
+        windows=_windows(raw, window),
         experts=ExpertsConfig(
             names=QWEN_NAMES,
             size=read_integer(raw, "moe_intermediate_size"),
@@ -63,6 +63,11 @@ def parse_qwen3_moe(architecture: str, raw: dict[str, Any]) -> LlamaModelConfig:
             **read_experts(raw),
         ),
     )
+
+
+def _windows(raw: dict[str, Any], window: int | None) -> list[int | None]:
+    """Return the window of each layer: all layers have the same."""
+    return layer_windows(raw, window, [window is not None] * read_integer(raw, "num_hidden_layers"))
 
 
 def read_experts(raw: dict[str, Any]) -> dict[str, int]:

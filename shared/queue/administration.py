@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from shared.errors import Conflict
 from shared.protocol import PriorityClass
 from shared.queue.memory import MemoryTransport
-from shared.queue.redis_streams import ADMINISTRATION, queue_call
+from shared.queue.redis_streams import SCRIPT, queue_call
 from shared.queue.survey import (
     CLASSES,
     MAX_GATES,
@@ -67,7 +67,7 @@ class RedisQueueAdministration:
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
-        self._script = Script(server, "queue", *ADMINISTRATION)
+        self._script = Script(server, "queue", *SCRIPT)
 
     async def set_gate(self, model: str, gate: Gate, tenant: str | None = None) -> None:
         if not await self._run("gate", model, tenant or "", gate, MAX_GATES, keys.wake_channel(model)):

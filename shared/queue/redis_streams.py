@@ -44,14 +44,11 @@ from shared.redis.script import Script
 from shared.validation.token_estimate import token_estimate
 
 CLASSES = tuple(PriorityClass)
-_COMMON = ("structure", "gates", "history", "entries", "reservations", "routes", "lanes")
-# The parts of each script, and its commands. Each function costs a call 0.1 µs, so that pulls have few of them.
-PARTS = {
-    (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard outlook wait lapsed refuse",
-    (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
-    (*_COMMON, "upkeep", "demand", "run"): "overdue forget lost missing demand",
-}
-ADMINISTRATION = tuple(Path(__file__).with_name(f"{part}.lua") for part in (*_COMMON, "administration", "run"))
+_PARTS = (
+    *("structure", "gates", "history", "entries", "reservations", "routes", "lanes", "pull", "leases", "upkeep"),
+    *("demand", "administration", "run"),
+)
+SCRIPT = tuple(Path(__file__).with_name(f"{part}.lua") for part in _PARTS)
 CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
 MAX_SEATS = 4096  # that one request counts for
 MAX_MS = 2**53  # of a deadline; Lua counts exactly up to here
@@ -73,7 +70,7 @@ class RedisStreams:
     """
 
     def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float, router: Router | None = None) -> None:
-        self._scripts = _scripts(server)
+        self._script = Script(server, "queue", *SCRIPT)
         self._server = server
         self._bounds = bounds
         self._lease_ms = int(lease * 1000)
@@ -107,14 +104,14 @@ class RedisStreams:
             for each, more in zip(requests, details, strict=True)
         ]
         async with self._server.reaching("the queue"):
-            replies = await self._scripts[command].many(command, calls)
+            replies = await self._script.many(command, calls)
         return [_placed(request, *reply) for request, reply in zip(requests, replies, strict=True)]
 
     async def confirm(self, tickets: Sequence[Ticket], *, written: bool) -> None:
         """Keep the reservations of requests that were written to their topic; give back those of others."""
         calls = [queue_call(ticket.model, ticket.job_id, int(written)) for ticket in tickets]
         async with self._server.reaching("the queue"):
-            await self._scripts["confirm"].many("confirm", calls)
+            await self._script.many("confirm", calls)
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
@@ -243,18 +240,8 @@ class RedisStreams:
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):
-            [reply] = await self._scripts[command].many(command, [queue_call(model, *args)])
+            [reply] = await self._script.many(command, [queue_call(model, *args)])
         return reply
-
-
-def _scripts(server: RedisServer) -> dict[str, Script]:
-    """Return the script of each command."""
-    folder = Path(__file__).parent
-    scripts: dict[str, Script] = {}
-    for parts, commands in PARTS.items():
-        script = Script(server, "queue", *(folder / f"{part}.lua" for part in parts))
-        scripts |= dict.fromkeys(commands.split(), script)
-    return scripts
 
 
 def queue_call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:

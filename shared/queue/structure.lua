@@ -1,4 +1,4 @@
--- The queue's scripts, joined from some of these files in this order:
+-- The queue's script, joined from these files in this order:
 --   structure     the keys, the counters, the drain rate
 --   gates         paused and draining models and tenants
 --   history       what happened while requests waited
@@ -8,8 +8,9 @@
 --   lanes         waiting requests under start-time fair queueing
 --   pull          handing them to workers by load
 --   leases        claim, renew, release and acknowledge held requests
---   administration  what operators see and change
 --   upkeep        deadlines, and places that another program deleted
+--   demand        how many requests wait and are held
+--   administration  what operators see and change
 --   run           runs the command
 -- ARGV[1] names a command, ARGV[2] the consumer group, ARGV[3] begins the lanes' keys: which tenants wait is known here
 -- only, so the keys of their lanes, in the slot of KEYS, are made here.

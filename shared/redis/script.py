@@ -1,20 +1,21 @@
-"""Lua scripts: each is loaded with the guard in front of it, and called many times in one round trip."""
+"""Lua scripts: each command is loaded with the guard in front of it, and called many times in one round trip."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
 from shared.redis.client import RedisServer
+from shared.redis.lua_text import for_command
 from shared.redis.node import pack
 
 GUARD = Path(__file__).with_name("guard.lua")
-# The lease primitive, in the two parts that a script may need: each function costs a call 0.1 µs.
+# The lease primitive, in the two parts that a script may need.
 LEASE_EPOCH = Path(__file__).with_name("lease_epoch.lua")
 LEASE_DEADLINE = Path(__file__).with_name("lease_deadline.lua")
 SCRIPT = """%s
@@ -27,19 +28,18 @@ return reply
 MARK = b"hr:foreign"  # as in guard.lua
 
 
-@cache
-def _joined(files: tuple[Path, ...]) -> tuple[str, str]:
-    """Return the text of a script of these files, and its SHA-1 digest."""
-    commands = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    text = SCRIPT % (GUARD.read_text(encoding="utf-8"), commands)
+def _joined(files: tuple[Path, ...], command: str) -> tuple[str, str]:
+    """Return the text of a command of the script of these files, and its SHA-1 digest."""
+    joined = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    text = SCRIPT % (GUARD.read_text(encoding="utf-8"), for_command(joined, command))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Script:
     """Lua files that form one script; its first argument names one of its commands.
 
-    Loaded again after a server restart. The keys of one call share a slot. What a call had to set aside is noted as
-    foreign entries of `structure`.
+    Each command is loaded with the parts of the script that it needs, and again after a server restart. The keys of
+    one call share a slot. What a call had to set aside is noted as foreign entries of `structure`.
 
     Args:
         files: joined in this order, so that each sees the locals of those before it; the last runs the command.
@@ -49,7 +49,7 @@ class Script:
         self._redis = server.client
         self._foreign = server.foreign
         self._structure = structure
-        self._text, self._sha = _joined(files)
+        self._loaded = cache(partial(_joined, files))
 
     async def __call__(self, command: str, keys: Sequence[str], *args: Any) -> Any:
         [result] = await self.many(command, [(keys, args)])
@@ -60,12 +60,13 @@ class Script:
 
         Calls to a server that does not have the script yet are sent again with its text.
         """
-        results = await self._run("EVALSHA", self._sha, command, calls)
+        text, sha = self._loaded(command)
+        results = await self._run("EVALSHA", sha, command, calls)
         if {int}.issuperset(map(type, results)):  # nearly always, on the path of every token
             return results
         missed = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
         if missed:
-            again = await self._run("EVAL", self._text, command, [calls[i] for i in missed])
+            again = await self._run("EVAL", text, command, [calls[i] for i in missed])
             for i, result in zip(missed, again, strict=True):
                 results[i] = result
         for result in results:

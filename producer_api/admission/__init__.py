@@ -1,4 +1,4 @@
-"""Admission of a request: limits, deadlines, idempotency, backpressure, and the queue.
+"""Admission of a request: authorization, limits, deadlines, idempotency, backpressure, and the queue.
 
 The gateway charges a request to its caller and puts it into the queue. `answers`, `routes`, `rpc` and
 `batch_runner` import this package.

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from producer_api.admission.access import authorize
 from producer_api.auth.authenticator import Authenticator
-from producer_api.http.access import authorize
 from producer_api.http.audit import audited
 from producer_api.http.endpoint import PARTS, Endpoint
 from producer_api.http.endpoint_table import EndpointTable, match_of

@@ -11,9 +11,9 @@ import math
 
 import structlog
 
+from producer_api.admission.access import authorize
 from producer_api.admission.deadline import redis_deadline
 from producer_api.admission.scaling import ModelLoad, load_of
-from producer_api.http.access import authorize
 from producer_api.rpc import external_scaler_pb2 as pb
 from producer_api.rpc.call import Call
 from producer_api.rpc.generation import attend

@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc
 
+from producer_api.admission.access import authorize
 from producer_api.auth.client_address import TrustedProxies
-from producer_api.http.access import authorize
 from producer_api.http.errors import FieldNames, renamed
 from producer_api.http.open_streams import shutdown_error
 from producer_api.observability.request_log import CLIENT_CLOSED, RequestFacts

@@ -103,8 +103,7 @@ class Engine:
         )
         self._pool = BlockPool(num_blocks)
         self.tier = open_tier(config.tier, runner.cache, self._pool, computation, config.step_sizes)
-        own_prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
-        self._prefixes = own_prefixes if self.tier is None else self.tier.prefixes
+        self._prefixes = _own_prefixes(config, self._pool) if self.tier is None else self.tier.prefixes
         self._scheduler = scheduler_type(self.tier)(
             KVCacheManager(self._pool, config.block_size, self._prefixes),
             config.max_num_seqs,
@@ -347,3 +346,8 @@ class Engine:
     def _fail(self, job_id: str, error: HeadraceError) -> EngineOutput:
         self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)
         return EngineOutput(job_id, (), finished=True, error=error)
+
+
+def _own_prefixes(config: EngineConfig, pool: BlockPool) -> PrefixCache | None:
+    """Return the cache of prompts' beginnings in the KV cache of the device alone, if it is on."""
+    return PrefixCache(pool, config.block_size) if config.prefix_caching else None

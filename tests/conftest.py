@@ -17,6 +17,7 @@ from shared.backend import Backend
 from shared.models.model_store import MINILM, ModelRepository
 from shared.redis.embedded import EmbeddedServer
 from shared.settings import Settings, load
+from tests.support import certificates
 from tests.support.trace_collector import Collector, collecting
 from tests.support.waiting import LIMIT_S
 from workers.openmp_env import spin_briefly
@@ -76,6 +77,15 @@ def _fixtures(item: pytest.Item) -> list[str]:
 
 def _slow(item: pytest.Item) -> bool:
     return item.get_closest_marker("slow") is not None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trusted_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let TLS clients trust a CA of the tests: each client of httpx would read the system's 150 certificates."""
+    folder = certificates.make(tmp_path_factory.mktemp("authority"), "localhost")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,11 @@ from tests.support.stream_client import Client
 from tests.support.waiting import LIMIT_S
 
 ROLES = ("api", "worker")
+IMPORTS = {
+    "api": ("producer_api.server",),
+    "worker": ("workers.main",),
+    "tasks": ("producer_api.batch_runner.process",),
+}
 WORKER_READY = "worker_ready"
 
 
@@ -124,9 +129,16 @@ class Cluster:
             "tasks": (self.tasks, "tasks_ready"),
         }[role]
         name = f"{role}-{len(siblings) + 1}"
-        command = [python, "-m", "headrace", role]
-        siblings.append(Node(name, command, environment, ready, self.folder / f"{name}.log", limit=limit))
+        imports = _imports(role, environment) if python == sys.executable else ()
+        log = self.folder / f"{name}.log"
+        siblings.append(Node(name, python, [role], environment, ready, log, limit=limit, imports=imports))
         return siblings[-1]
+
+
+def _imports(role: str, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return modules that a process imports before it is ready."""
+    engine = role == "worker" and environment["HEADRACE_MODEL"] != "scripted"
+    return (*IMPORTS[role], "workers.engine.engine") if engine else IMPORTS[role]
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from shared.runtime.processes import die_with_parent
+from tests.support.process_template import ForkedProcess, template_of
 from tests.support.waiting import LIMIT_S
 
 POLL_S = 0.01  # between looks at a process or its log
@@ -28,44 +29,56 @@ class Node:
     """Process that can be started again and again.
 
     Args:
+        python: the interpreter.
+        arguments: of the command `headrace`.
         environment: added to the environment of this process.
         ready: log event by which the process reports that it is ready.
         limit: seconds that waiting for an event may take.
+        imports: modules that a template of the process has imported. Without them, or with a PYTHONPATH of its
+            own, the process is executed anew at each start.
     """
 
     def __init__(
         self,
         name: str,
-        command: Sequence[str],
+        python: str,
+        arguments: Sequence[str],
         environment: Mapping[str, str],
         ready: str,
         log: Path,
         *,
         limit: float = LIMIT_S,
+        imports: tuple[str, ...] = (),
     ) -> None:
         self.name = name
-        self._command = list(command)
+        self._python = python
+        self._arguments = list(arguments)
         self.environment = environment
         self._ready = ready
         self._limit = limit
+        self._imports = imports
         self._log = log
         self._read = 0  # bytes of the log that have been counted
         self._counts: Counter[str] = Counter()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self.births = 0
 
     def spawn(self) -> None:
         """Start the process without waiting for it."""
         assert not self.running, f"{self.name} is already running"
+        environment = {**os.environ, **self.environment}
         with self._log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                env={**os.environ, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  a single prctl call, no locks
-            )
+            if self._imports and "PYTHONPATH" not in self.environment:
+                self._process = template_of(self._imports).start(self._arguments, environment, output)
+            else:
+                self._process = subprocess.Popen(
+                    [self._python, "-m", "headrace", *self._arguments],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  a single prctl call, no locks
+                )
         self.births += 1
 
     async def start(self) -> None:

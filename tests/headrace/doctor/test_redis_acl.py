@@ -308,8 +308,7 @@ async def test_a_batch_and_a_task_run_with_the_three_users(node: Node, tmp_path:
         url = f"redis://headrace-{role}:secret@{HOST}:{node.port}/0"
         own = {f"HEADRACE_{name.upper()}": str(value) for name, value in common.items()}
         environment = {**own, "HEADRACE_REDIS_URL": url, "HEADRACE_PORT": str(port)}
-        command = [sys.executable, "-m", "headrace", role]
-        processes.append(Process(role, command, environment, ready, tmp_path / f"{role}.log"))
+        processes.append(Process(role, sys.executable, [role], environment, ready, tmp_path / f"{role}.log"))
     try:
         for process in processes:
             await process.start()

@@ -38,8 +38,8 @@ def _joined(files: tuple[Path, ...]) -> tuple[str, str]:
 class Script:
     """Lua files that form one script; its first argument names one of its commands.
 
-    Loaded again after a server restart. The keys of one call share a slot. What a call had to set aside is noted as
-    foreign entries of `structure`.
+    Loaded again after a server restart. The keys of one call share a slot, unless the client `joins_slots`. What a
+    call had to set aside is noted as foreign entries of `structure`.
 
     Args:
         files: joined in this order, so that each sees the locals of those before it; the last runs the command.
@@ -61,8 +61,6 @@ class Script:
         Calls to a server that does not have the script yet are sent again with its text.
         """
         results = await self._run("EVALSHA", self._sha, command, calls)
-        if {int}.issuperset(map(type, results)):  # nearly always, on the path of every token
-            return results
         missed = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
         if missed:
             again = await self._run("EVAL", self._text, command, [calls[i] for i in missed])

@@ -22,7 +22,7 @@ from shared.protocol import (
     TokenEvent,
     decode_recording,
     encode,
-    encode_event,
+    encode_events,
 )
 from shared.redis import keys
 from shared.redis.client import RedisServer
@@ -188,11 +188,12 @@ class RedisTokenLog:
         """
         names: list[str] = []
         args: list[Any] = []
-        for append in appends:
+        payloads = encode_events([append.event for append in appends])
+        for append, payload in zip(appends, payloads, strict=True):
             event, lease = append.event, append.lease
             names += keys.answer(lease.job_id)
             seq = event.seq
-            part = (str(lease.epoch), lease.owner, str(seq), str(seq + event.count), encode_event(event).decode())
+            part = (str(lease.epoch), lease.owner, str(seq), str(seq + event.count), payload)
             if seq == 0 or append.mark is not None or event.terminal is not None or event.finish:
                 part += _rare_args(append)
             args.append(len(part))

@@ -26,17 +26,19 @@ from shared.queue.interface import Claim, Delivery, due_at
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.waits import EngineWaits
+from workers.request_series import RequestSeries
 from workers.run_spans import UNTRACED, RunSpans
 
 MARK_INTERVAL_S = 1.0  # between marks of a run: how exactly the end of a lost worker is known
 NO_WAITS = EngineWaits()
 
 
-@dataclass
+@dataclass(slots=True)
 class ActiveRequest:
     """One request that this worker holds the lease of.
 
     Attributes:
+        id: the id of the job.
         held_since: by time.monotonic.
         in_engine: the engine has it, and may be computing it.
         prepared: seconds until then.
@@ -51,6 +53,8 @@ class ActiveRequest:
         reasoning_tokens: number of logged tokens of reasoning.
         prompt_usage: counts of the prompt, by the run with the first token; None before it.
         spans: the spans of this run.
+        series: the histograms that count this run; None of a request of the worker's own.
+        choices: the number of choices of the answer.
     """
 
     delivery: Delivery
@@ -66,9 +70,12 @@ class ActiveRequest:
     marked_at: float = 0.0
     waits: EngineWaits = NO_WAITS
     spans: RunSpans = UNTRACED
+    series: RequestSeries | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
+    id: str = field(init=False)
     run_id: str = field(init=False)
+    choices: int = field(init=False)
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)
     prompt_usage: PromptUsage | None = field(init=False)
@@ -80,15 +87,13 @@ class ActiveRequest:
         return cls(Delivery(request, claim, 1), Lease(request.id, worker, epoch, 0.0))
 
     def __post_init__(self) -> None:
+        self.id = self.delivery.request.id
         self.run_id = f"{self.id}/{self.lease.epoch}"
+        self.choices = self.delivery.request.params.n
         self.next_seq = self.lease.next_seq
         self.prompt = self.lease.prompt or self.delivery.request.recorded_prompt
         self.reasoning_tokens = count_reasoning(self.history)
         self.prompt_usage = self.lease.history[0].prompt_usage if self.lease.history else None
-
-    @property
-    def id(self) -> str:
-        return self.delivery.request.id
 
     @property
     def history(self) -> list[Token]:
@@ -144,10 +149,16 @@ class ActiveRequest:
             prompt_param=request.prompt_param,
         )
 
-    def append(self, outputs: list[EngineOutput]) -> Append:
-        """Return one append of all `outputs`, in order, with the terminal event if they end the request."""
+    def append(self, outputs: list[EngineOutput], now: float) -> Append:
+        """Return one append of all `outputs`, in order, with the terminal event if they end the request.
+
+        Args:
+            now: by time.monotonic.
+        """
         last = outputs[-1]
-        tokens = last.tokens if len(outputs) == 1 else tuple(token for output in outputs for token in output.tokens)
+        tokens = (
+            last.tokens if len(outputs) == 1 else tuple([token for output in outputs for token in output.tokens])
+        )
         seq = self.next_seq
         event = TokenEvent(seq, tokens) if seq else self._first_event(outputs, tokens)
         self.next_seq = seq + len(tokens)
@@ -155,11 +166,11 @@ class ActiveRequest:
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._terminal(last))
         ids = () if seq or last.finished else self._ids_to_record(event)
-        return Append(self.lease, event, len(self.prompt), ids, self._new_mark(outputs))
+        return Append(self.lease, event, len(self.prompt), ids, self._new_mark(outputs, now))
 
-    def _new_mark(self, outputs: list[EngineOutput]) -> RunMark | None:
+    def _new_mark(self, outputs: list[EngineOutput], now: float) -> RunMark | None:
         """Return the mark of this run with its first append, after a preemption, and once in MARK_INTERVAL_S."""
-        first, logged, now = outputs[0], self.mark, time.monotonic()
+        first, logged = outputs[0], self.mark
         waits = first.waits if len(outputs) == 1 else next((o.waits for o in reversed(outputs) if o.waits), None)
         if waits is None and logged is not None and now - self.marked_at < MARK_INTERVAL_S:
             return None
@@ -209,5 +220,9 @@ def group_by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:
     """Group outputs by the run that they belong to, each group in order."""
     grouped: dict[str, list[EngineOutput]] = {}
     for output in outputs:
-        grouped.setdefault(output.job_id, []).append(output)
+        run_id = output.job_id
+        if run_id in grouped:
+            grouped[run_id].append(output)
+        else:
+            grouped[run_id] = [output]
     return grouped

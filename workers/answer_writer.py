@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from importlib.metadata import version
 import msgspec
 
 from shared.backend import Backend
-from shared.errors import HeadraceError
+from shared.errors import EngineFailed, HeadraceError
 from shared.protocol import Recording, RequestState, adapted_fingerprint, encode
 from shared.runtime.retry import until_available
 from shared.token_log.interface import Append
@@ -38,22 +39,32 @@ class AnswerWriter:
         self._most = recording_bytes if engine.tokenizer is not None else 0  # others report no token ids
 
     async def append(self, grouped: Sequence[Outputs]) -> list[tuple[Append, bool]]:
-        """Append all outputs in one round trip, retrying while Redis is away. Return whether each was written."""
-        appends = [self._append_of(active, outputs) for active, outputs in grouped]
+        """Append all outputs in one round trip, retrying while Redis is away. Return whether each was written.
+
+        A request that the engine could not compute is put among the dead letters before its end is written.
+        """
+        now, appends = time.monotonic(), []
+        for active, outputs in grouped:
+            append = active.append(outputs, now)
+            if append.event.terminal is not None:
+                append = await self._ending(active, outputs[-1].error, append)
+            appends.append(append)
         append_all = partial(self._backend.token_log.append, appends)
         written = await until_available(append_all, pause_s=RETRY_PAUSE_S, failure_event="log_unavailable")
         return list(zip(appends, written, strict=True))
 
-    async def set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
+    async def _ending(self, active: ActiveRequest, error: HeadraceError | None, append: Append) -> Append:
+        """Return the last append of a request with its recording, if any; set it aside if the engine failed."""
+        if isinstance(error, EngineFailed):
+            await self._set_aside(active, error)
+        recording = self._recording(active, append)
+        return msgspec.structs.replace(append, recording=recording) if recording else append
+
+    async def _set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
         """Put a request among the dead letters, retrying while Redis is away."""
         losses = active.lease.losses + 1
         add = partial(set_aside, self._backend, self._metrics, active.delivery, error, losses)
         await until_available(add, pause_s=RETRY_PAUSE_S, failure_event="dead_letters_unavailable")
-
-    def _append_of(self, active: ActiveRequest, outputs: list[EngineOutput]) -> Append:
-        append = active.append(outputs)
-        recording = self._recording(active, append) if append.event.terminal is not None else b""
-        return msgspec.structs.replace(append, recording=recording) if recording else append
 
     def _recording(self, active: ActiveRequest, append: Append) -> bytes:
         """Return the recording to keep with the end of an answer; empty for other appends or if it is too large."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from shared.token_log.interface import Append
 from shared.validation.token_estimate import token_estimate
@@ -21,30 +20,32 @@ class LoadMeter:
 
     Args:
         seats: maximum number of sequences that run at once.
-        clock: seconds, as time.monotonic.
 
     Attributes:
         first_token_s: moving average of the time from the start of a run to its first token; None before one.
     """
 
-    def __init__(self, seats: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seats: int) -> None:
         self._seats = seats
-        self._clock = clock
         self._tokens_per_s: float | None = None
         self._tokens = 0
         self._sequence_s = 0.0
         self.first_token_s: float | None = None
 
-    def record(self, active: ActiveRequest, append: Append) -> None:
-        """Count an append of a run. The first has the time of the prompt, and counts for `first_token_s` only."""
-        if not append.event.tokens:
+    def record(self, active: ActiveRequest, append: Append, now: float) -> None:
+        """Count an append of a run. The first has the time of the prompt, and counts for `first_token_s` only.
+
+        Args:
+            now: when it was written, by time.monotonic.
+        """
+        tokens = append.event.tokens
+        if not tokens:
             return
-        now = self._clock()
         if active.last_token_at is None:
             self.first_token_s = _moved(self.first_token_s, now - active.held_since)
         else:
-            self._tokens += len(append.event.tokens)
-            self._sequence_s += (now - active.last_token_at) * active.delivery.request.params.n
+            self._tokens += len(tokens)
+            self._sequence_s += (now - active.last_token_at) * active.choices
         active.last_token_at = now
 
     def tokens_per_s(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -23,33 +23,10 @@ from shared.token_log.interface import Append, Lease
 from workers.active_request import ActiveRequest
 from workers.engine.stats import EngineStats, TierStats
 from workers.engine_thread import EngineThread
+from workers.request_series import OF_REQUEST, RequestSeries
 
 Outcome = Literal["completed", "failed", "cancelled"]
 ENDS = {"cancelled": "abort", "failed": "error"}  # vLLM's finish_reason of choices that an outcome cut off
-
-
-class RequestSeries(NamedTuple):
-    """Histograms of the requests of one model and class."""
-
-    queue: Distribution
-    first: Distribution
-    between: Distribution
-    per_token: Distribution
-    prefill: Distribution
-    decode: Distribution
-    inference: Distribution
-    whole: Distribution
-    prompt_tokens: Distribution
-    completion_tokens: Distribution
-    max_tokens: Distribution
-    choices: Distribution
-
-
-OF_REQUEST = (
-    *(declared.QUEUE_SECONDS, declared.FIRST_SECONDS, declared.BETWEEN_SECONDS, declared.PER_TOKEN_SECONDS),
-    *(declared.PREFILL_SECONDS, declared.DECODE_SECONDS, declared.INFERENCE_SECONDS, declared.REQUEST_SECONDS),
-    *(declared.PROMPT_TOKENS, declared.COMPLETION_TOKENS, declared.MAX_TOKENS, declared.NUM_CHOICES),
-)
 
 
 class AdapterLevels(Protocol):
@@ -107,31 +84,35 @@ class WorkerMetrics:
 
     # requests
 
-    def count_start(self, delivery: Delivery, lease: Lease) -> None:
-        request = delivery.request
-        series = self._series(request.model, request.priority)
-        series.queue.observe(_waited(delivery, lease))
-        if delivery.attempt > 1:
+    def count_start(self, active: ActiveRequest) -> None:
+        """Count a run that begins, and give it the series of its class."""
+        request = active.delivery.request
+        active.series = self._series(request.model, request.priority)
+        active.series.queue.observe(_waited(active.delivery, active.lease))
+        if active.delivery.attempt > 1:
             self._takeovers.labels(request.model).inc()
 
-    def count_append(self, active: ActiveRequest, append: Append) -> None:
-        """Count what was appended; called before `active.last_token_at` is moved."""
-        event, now = append.event, time.monotonic()
-        request = active.delivery.request
-        series = self._series(request.model, request.priority)
+    def count_append(self, active: ActiveRequest, append: Append, now: float) -> None:
+        """Count what was appended at `now`, by time.monotonic; called before `active.last_token_at` is moved."""
+        event = append.event
         if event.tokens:
-            if active.last_token_at is not None:
-                series.between.observe((now - active.last_token_at) * request.params.n / len(event.tokens))
-            else:
-                active.first_token_at = now
-                series.prefill.observe(now - active.held_since)
-                if active.lease.next_seq == 0:  # otherwise an earlier run has sent it
-                    series.first.observe(_waited(active.delivery, active.lease) + now - active.held_since)
+            if active.last_token_at is None:
+                self._count_first(active, now)
+            elif active.series is not None:
+                gap = (now - active.last_token_at) * active.choices
+                active.series.between.observe(gap / len(event.tokens))
             for token in event.tokens:
                 if token.finish_reason is not None:
                     self._count_choice(active, token.finish_reason)
         if event.terminal is not None:
             self._count_end(active, "failed" if event.terminal.error else "completed", event.terminal.usage)
+
+    def _count_first(self, active: ActiveRequest, now: float) -> None:
+        active.first_token_at = now
+        series = self._series(active.delivery.request.model, active.delivery.request.priority)
+        series.prefill.observe(now - active.held_since)
+        if active.lease.next_seq == 0:  # otherwise an earlier run has sent it
+            series.first.observe(_waited(active.delivery, active.lease) + now - active.held_since)
 
     def count_cancellation(self, active: ActiveRequest) -> None:
         self._count_end(active, "cancelled", Usage(len(active.prompt), active.next_seq))

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from shared.backend import Backend
-from shared.errors import EngineFailed, HeadraceError, Unavailable
+from shared.errors import HeadraceError, Unavailable
 from shared.models.worker_registry import WorkerInfo
 from shared.queue.interface import Claim, Delivery, Room
 from shared.redis import keys
@@ -191,7 +191,7 @@ class Worker:
         for delivery, lease in taken:
             active = self._by_job[delivery.request.id] = ActiveRequest(delivery, lease)
             active.spans = spans_of_run(self._backend.tracer, delivery, lease)
-            self._metrics.count_start(delivery, lease)
+            self._metrics.count_start(active)
             task = self._tasks.create_task(self._start(active))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
@@ -234,18 +234,16 @@ class Worker:
 
     async def _append(self, grouped: list[tuple[ActiveRequest, list[EngineOutput]]]) -> None:
         """Append all outputs in one round trip, retrying while Redis is away; remove what has ended."""
-        for active, outputs in grouped:
-            if isinstance(error := outputs[-1].error, EngineFailed):
-                await self._answers.set_aside(active, error)
         written = await self._answers.append(grouped)
+        now = time.monotonic()
         for (active, _), (append, accepted) in zip(grouped, written, strict=True):
             if not accepted:
                 self._metrics.count_fenced_write(self._info.model)
                 self._on_lease_lost(active)
                 continue
-            self._metrics.count_append(active, append)
+            self._metrics.count_append(active, append, now)
             active.spans.record(append.event)
-            self._load.record(active, append)
+            self._load.record(active, append, now)
             self._puller.clear(active.id)
             if append.event.terminal:
                 self._complete(active)

@@ -4,7 +4,14 @@ They are encoded as versioned JSON (msgspec), never as pickle. Every package may
 `shared.errors`.
 """
 
-from shared.protocol.codec import decode_event, decode_recording, decode_request, encode, encode_event
+from shared.protocol.codec import (
+    decode_event,
+    decode_recording,
+    decode_request,
+    encode,
+    encode_event,
+    encode_events,
+)
 from shared.protocol.event import (
     CallDelta,
     ErrorInfo,
@@ -112,6 +119,7 @@ __all__ = [
     "decode_request",
     "encode",
     "encode_event",
+    "encode_events",
     "line_job_id",
     "new_job_id",
     "possible_job_ids",

@@ -59,6 +59,8 @@ class Cluster(Client):
         timeout: seconds that reading the slot table may take.
     """
 
+    joins_slots = False
+
     def __init__(self, seeds: Sequence[Host], pipe: Callable[[Host], Pipe], timeout: float) -> None:
         self._make_pipe = pipe
         self._nodes = {host: pipe(host) for host in seeds}

@@ -131,6 +131,11 @@ def log(job_id: str) -> str:
     return f"hr:{{{job_id}}}:log"
 
 
+def answer(job_id: str) -> tuple[str, str]:
+    """Return the keys of the state and the log."""
+    return f"hr:{{{job_id}}}:state", f"hr:{{{job_id}}}:log"
+
+
 def keepsake(job_id: str) -> str:
     """Return a key in the slot of the state, from whose name the script makes it."""
     return f"hr:{{{job_id}}}:keepsake"

@@ -38,7 +38,13 @@ def noticing(kind: type[Connection]) -> type[Connection]:
 
 
 class Client(Redis):
-    """Client of one server; no pipelines and no transactions."""
+    """Client of one server; no pipelines and no transactions.
+
+    Attributes:
+        joins_slots: True if the keys of one script call may have different hash tags.
+    """
+
+    joins_slots = True
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(connection_pool=pipe.pool)

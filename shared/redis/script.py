@@ -39,7 +39,8 @@ class Script:
     """Lua files that form one script; its first argument names one of its commands.
 
     Each command is loaded with the parts of the script that it needs, and again after a server restart. The keys of
-    one call share a slot. What a call had to set aside is noted as foreign entries of `structure`.
+    one call share a slot, unless the client `joins_slots`. What a call had to set aside is noted as foreign entries
+    of `structure`.
 
     Args:
         files: joined in this order, so that each sees the locals of those before it; the last runs the command.
@@ -62,8 +63,6 @@ class Script:
         """
         text, sha = self._loaded(command)
         results = await self._run("EVALSHA", sha, command, calls)
-        if {int}.issuperset(map(type, results)):  # nearly always, on the path of every token
-            return results
         missed = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
         if missed:
             again = await self._run("EVAL", text, command, [calls[i] for i in missed])

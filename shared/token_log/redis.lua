@@ -1,4 +1,5 @@
--- Token logs. ARGV[1] names a command; KEYS: the request's state hash and its log, in one slot.
+-- Token logs. ARGV[1] names a command; KEYS: the request's state hash and its log, in one slot. `append` takes the keys
+-- of several requests, which on a Redis Cluster share a slot too.
 -- The id of a log entry is its last seq + 1, so that a reader finds "after seq s" by range.
 
 local state, log = KEYS[1], KEYS[2]
@@ -43,9 +44,10 @@ local function is_known(channel)
   return false
 end
 
--- Append an entry; with `begins` it may be the log's first. -> false if another program deleted or extended the log
-local function write(last_seq, payload, channel, begins)
-  local id, reply = (last_seq + 1) .. '-0', nil
+-- Append the entry before `next_seq`; with `begins` it may be the log's first. -> false if another program deleted or
+-- extended the log
+local function write(next_seq, payload, channel, begins)
+  local id, reply = next_seq .. '-0', nil
   if begins then
     reply = redis.pcall('XADD', log, id, 'e', payload)
   else
@@ -80,12 +82,13 @@ local function close(status, failure, channel, ttl)
     local payload = string.format(
       '[%d,[],{"state":"%s","usage":{"prompt_tokens":%d,"completion_tokens":%d},"waited":%.4f%s}]',
       known.seq, status, tonumber(known.prompt_tokens or 0) or 0, known.seq, waited, failure ~= '' and ',"error":' .. failure or '')
-    if not write(tonumber(known.seq), payload, channel, true) then
+    local next_seq = known.seq + 1
+    if not write(next_seq, payload, channel, true) then
       redis.call('DEL', log)
-      write(tonumber(known.seq), payload, channel, true)
+      write(next_seq, payload, channel, true)
     end
     local reason = failure ~= '' and cjson.decode(failure).code or status
-    redis.call('HSET', state, 'seq', known.seq + 1, 'finish', reason)
+    redis.call('HSET', state, 'seq', next_seq, 'finish', reason)
     next_epoch(state, 'epoch')
     finish(status, ttl)
   end
@@ -188,44 +191,63 @@ function commands.note_alone()
   return 1
 end
 
--- lease epoch, owner, first seq, tokens, most tokens, prompt tokens, payload, the mark of this run as JSON or ''; then, with
--- the first event, the last one and one with a finish reason, ttl, result ttl in ms, status or '', finish reason or '',
+-- Append to the log of the request that `state` and `log` are now those of; the arguments are described at `append`.
+-- -> 1 written (now, or by the same call before), 0 refused, 2 if another program deleted or extended the log
+local function append_one(epoch, owner, first, next_seq, payload, prompt_tokens, mark, status, reason, prompt, recording)
+  local channel = string.sub(state, 1, -6) .. 'live' -- in place of 'state'
+  local known = redis.call('HMGET', state, 'state', 'epoch', 'owner', 'seq')
+  local held = is_held_by(owner, epoch, known[3], known[2])
+  if not (held and known[1] == 'running' and known[4] == first) then
+    if not intact(known[1], known[2], known[4]) then
+      remove_foreign(channel)
+      return 0
+    end
+    return held and tonumber(next_seq) <= tonumber(known[4]) and 1 or 0
+  end
+  if next_seq == first then return 1 end
+  local begins, ends = first == '0', status and status ~= ''
+  local tokens = next_seq - (ends and 1 or 0)
+  if tokens > tonumber(ARGV[2]) then return 0 end
+  if not write(next_seq, payload, channel, begins) then return 2 end
+  if not status then
+    redis.call('HSET', state, 'seq', next_seq)
+    return 1
+  end
+  local fields, time = { 'seq', next_seq, 'prompt_tokens', prompt_tokens }, now()
+  local function set(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
+  if begins and tokens > 0 then set('first_token_at', time) end
+  if reason ~= '' then set('finish', reason) end
+  if mark ~= '' then
+    set('mark:' .. epoch, time .. ' ' .. mark)
+    set('logged_at', time)
+    if not begins then redis.call('HSETNX', state, 'first:' .. epoch, time) end
+  end
+  redis.call('HSET', state, unpack(fields))
+  if begins then redis.call('PEXPIRE', log, ARGV[3]) end
+  if begins and prompt ~= '' then
+    redis.call('HSET', sibling('prompt'), 'ids', prompt)
+    redis.call('PEXPIRE', sibling('prompt'), ARGV[3])
+  end
+  if ends and recording ~= '' then redis.call('HSET', sibling('recording'), 'data', recording) end
+  if ends then finish(status, ARGV[4]) end
+  return 1
+end
+
+-- most tokens, ttl, result ttl in ms, and a MessagePack array. It has for each request, whose keys are KEYS, the number of
+-- its arguments and these, as text: lease epoch, owner, first seq, the seq after the last, payload; with the first event, the last one, one with a finish
+-- reason and one with a mark also: prompt tokens, the mark of this run as JSON or '', status or '', finish reason or '',
 -- prompt or '', recording or ''.
 -- The owner is compared too: a store that lost its last second may give an epoch a second time.
--- -> 1 written (now, or by the same call before), 0 refused, 2 if another program deleted or extended the log
+-- -> for each request what `append_one` returns
 function commands.append()
-  local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at', 'state', 'owner')
-  local first, tokens, mark = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[9] ~= '' and ARGV[9]
-  local ttl, result_ttl, status, reason, prompt, recording = unpack(ARGV, 10)
-  local channel = string.sub(state, 1, -6) .. 'live' -- in place of 'state'
-  local last = first + tokens - 1 + ((status or '') ~= '' and 1 or 0)
-  if not intact(known[4], known[1], known[2]) then
-    remove_foreign(channel)
-    return 0
+  local args, at, replies = cmsgpack.unpack(ARGV[5]), 1, {}
+  for i = 1, #KEYS, 2 do
+    state, log = KEYS[i], KEYS[i + 1]
+    local last = at + args[at]
+    replies[#replies + 1] = append_one(unpack(args, at + 1, last))
+    at = last + 1
   end
-  if not is_held_by(ARGV[3], ARGV[2], known[5], known[1]) then return 0 end
-  local seq = tonumber(known[2])
-  if last < seq then return 1 end
-  if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[6]) then return 0 end
-  if not write(last, ARGV[8], channel, first == 0) then return 2 end
-  redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[7])
-  local begins = tokens > 0 and not known[3]
-  local time = (mark or begins) and now()
-  if mark then
-    redis.call('HSET', state, 'mark:' .. ARGV[2], time .. ' ' .. mark, 'logged_at', time)
-    if known[3] then redis.call('HSETNX', state, 'first:' .. ARGV[2], time) end
-  end
-  if begins then redis.call('HSET', state, 'first_token_at', time) end
-  if not ttl then return 1 end
-  if reason ~= '' then redis.call('HSET', state, 'finish', reason) end
-  if first == 0 then redis.call('PEXPIRE', log, ttl) end
-  if first == 0 and prompt ~= '' then
-    redis.call('HSET', sibling('prompt'), 'ids', prompt)
-    redis.call('PEXPIRE', sibling('prompt'), ttl)
-  end
-  if status ~= '' and recording ~= '' then redis.call('HSET', sibling('recording'), 'data', recording) end
-  if status ~= '' then finish(status, result_ttl) end
-  return 1
+  return replies
 end
 
 -- status, error as JSON or '', channel, result ttl in ms, format of control channels, job id

@@ -61,6 +61,11 @@ def unpack_ids(data: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(ids) // struct.calcsize('<' + letter)}{letter}", ids) if letter else ()
 
 
+def as_text(data: bytes) -> msgspec.Raw:
+    """Return bytes as a text of MessagePack: `cmsgpack` has no type for bytes, and Lua's texts have no encoding."""
+    return msgspec.Raw(struct.pack(">BI", 0xDB, len(data)) + data)
+
+
 def to_fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:
     """Return a hash from a script's reply: field, value …"""
     parts = iter(reply)

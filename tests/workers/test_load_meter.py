@@ -22,8 +22,8 @@ def clock() -> MovedClock:
 
 
 @pytest.fixture
-def meter(clock: MovedClock) -> LoadMeter:
-    return LoadMeter(SEATS, clock)
+def meter() -> LoadMeter:
+    return LoadMeter(SEATS)
 
 
 def begun(clock: MovedClock, *, n: int = 1) -> ActiveRequest:
@@ -32,8 +32,8 @@ def begun(clock: MovedClock, *, n: int = 1) -> ActiveRequest:
     return ActiveRequest(Delivery(request, claim, 1), Lease(request.id, "a", 1, 0.0), held_since=clock.now)
 
 
-def record(meter: LoadMeter, active: ActiveRequest, tokens: int) -> None:
-    meter.record(active, Append(active.lease, token_event(active.next_seq, *"x" * tokens), 5))
+def record(meter: LoadMeter, clock: MovedClock, active: ActiveRequest, tokens: int) -> None:
+    meter.record(active, Append(active.lease, token_event(active.next_seq, *"x" * tokens), 5), clock.now)
     active.next_seq += tokens
 
 
@@ -42,11 +42,11 @@ def test_the_speed_does_not_depend_on_the_work_that_a_worker_gets(meter: LoadMet
     for count in (1, 8):
         runs = [begun(clock) for _ in range(count)]
         for active in runs:
-            record(meter, active, 1)
+            record(meter, clock, active, 1)
         for _ in range(5):
             clock.now += 1
             for active in runs:
-                record(meter, active, 10)
+                record(meter, clock, active, 10)
         assert meter.tokens_per_s() == pytest.approx(10 * SEATS)
         clock.now += 60
         assert meter.tokens_per_s() == pytest.approx(10 * SEATS)
@@ -54,30 +54,30 @@ def test_the_speed_does_not_depend_on_the_work_that_a_worker_gets(meter: LoadMet
 
 def test_each_choice_is_a_sequence(meter: LoadMeter, clock: MovedClock) -> None:
     active = begun(clock, n=2)
-    record(meter, active, 2)
+    record(meter, clock, active, 2)
     clock.now += 1
-    record(meter, active, 20)
+    record(meter, clock, active, 20)
     assert meter.tokens_per_s() == pytest.approx(10 * SEATS)
 
 
 def test_the_speed_is_a_moving_average(meter: LoadMeter, clock: MovedClock) -> None:
     active = begun(clock)
-    record(meter, active, 1)
+    record(meter, clock, active, 1)
     for tokens, expected in ((10, 10), (20, 10 + LAST_SHARE * 10)):
         clock.now += 1
-        record(meter, active, tokens)
+        record(meter, clock, active, tokens)
         assert meter.tokens_per_s() == pytest.approx(expected * SEATS)
 
 
 def test_a_short_window_is_added_to_the_next(meter: LoadMeter, clock: MovedClock) -> None:
     active = begun(clock)
-    record(meter, active, 1)
+    record(meter, clock, active, 1)
     assert meter.tokens_per_s() == 0
     clock.now += 0.01
-    record(meter, active, 50)
+    record(meter, clock, active, 50)
     assert meter.tokens_per_s() == 0
     clock.now += 0.99
-    record(meter, active, 50)
+    record(meter, clock, active, 50)
     assert meter.tokens_per_s() == pytest.approx(100 * SEATS)
 
 
@@ -85,19 +85,19 @@ def test_only_the_first_token_of_a_run_counts(meter: LoadMeter, clock: MovedCloc
     active = begun(clock)
     assert meter.first_token_s is None
     clock.now += 2
-    record(meter, active, 1)
+    record(meter, clock, active, 1)
     clock.now += 5
-    record(meter, active, 3)
+    record(meter, clock, active, 3)
     assert meter.first_token_s == pytest.approx(2)
     active = begun(clock)
     clock.now += 1
-    record(meter, active, 1)
+    record(meter, clock, active, 1)
     assert meter.first_token_s == pytest.approx(2 - LAST_SHARE)
 
 
 def test_tokens_in_flight_fall_as_tokens_are_generated(meter: LoadMeter, clock: MovedClock) -> None:
     active, other = begun(clock), begun(clock)
     cost = token_estimate(active.delivery.request)
-    record(meter, active, 40)
+    record(meter, clock, active, 40)
     assert tokens_in_flight([active, other]) == 2 * cost - 40
     assert tokens_in_flight([]) == 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from shared.backend import Backend
 from shared.protocol import PriorityClass, Request, RunMark, SamplingParams, Token, new_job_id
 from shared.queue.interface import Room
@@ -82,21 +80,20 @@ async def test_a_preemption_and_a_prefix_hit_appear(harness: Harness, backend: B
     assert (cold.cached_tokens, warm.cached_tokens) == (0, 20), "whole blocks before the last token of the prompt"
 
 
-def test_marks_of_a_run_ride_with_few_appends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marks_of_a_run_ride_with_few_appends() -> None:
     """Given a clock, a mark goes with the first append, those after preemptions, and one per second."""
     active = ActiveRequest.unqueued(make_request())
     active.prompt = (1, 2, 3)
 
     def mark(seq: int, waits: EngineWaits | None = None) -> RunMark | None:
         token = Token(0, seq, "x")
-        return active.append([EngineOutput(active.run_id, (token,), cached_tokens=2, waits=waits)]).mark
+        return active.append([EngineOutput(active.run_id, (token,), cached_tokens=2, waits=waits)], now).mark
 
-    now = [100.0]
-    monkeypatch.setattr("workers.active_request.time.monotonic", lambda: now[0])
+    now = 100.0
     assert mark(0, EngineWaits(0.5, 1, 0.25)) == RunMark(2, 0.0, 0.5, 1, 0.25, 0.25)
     assert mark(1) is None
     assert mark(2, EngineWaits(0.5, 2, 1.0)) == RunMark(2, 0.0, 0.5, 2, 1.0, 0.25)
     assert mark(3) is None
-    now[0] += MARK_INTERVAL_S
+    now += MARK_INTERVAL_S
     assert mark(4) == RunMark(2, 0.0, 0.5, 2, 1.0, 0.25)
     assert mark(5) is None

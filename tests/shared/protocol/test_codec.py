@@ -19,6 +19,7 @@ from shared.protocol import (
     decode_event,
     encode,
     encode_event,
+    encode_events,
 )
 
 LOGPROBS = st.builds(
@@ -54,6 +55,7 @@ EVENTS = st.builds(
 @given(EVENTS)
 def test_an_event_survives_its_encoding(event: TokenEvent) -> None:
     assert decode_event(encode_event(event)) == event
+    assert encode_events([event, event]) == [encode_event(event).decode()] * 2
     assert decode_event(encode(event)) == event, "as earlier versions wrote it"
 
 

@@ -10,7 +10,8 @@ from shared.backend import Backend
 from shared.errors import DeadlineExceeded, EngineFailed, NotFound
 from shared.protocol import ErrorInfo, FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
 from shared.redis import keys
-from shared.token_log.interface import Adoption, Keepsake
+from shared.token_log.interface import Adoption, Append, Keepsake
+from shared.token_log.redis import MAX_JOINED
 from tests.support.fakes import answer, make_request, token_event
 from tests.support.log_calls import DONE, acquire, append, created
 from tests.support.waiting import LIMIT_S
@@ -238,3 +239,22 @@ async def test_an_adopted_request_keeps_its_first_source(backend: Backend) -> No
             await backend.token_log.close(request.id)
         assert await now.get(LIMIT_S) == made.id.encode()
         assert await before.get(LIMIT_S) == given.id.encode()
+
+
+async def test_appends_of_one_round_trip_are_judged_one_by_one(backend: Backend) -> None:
+    """Given more requests than one call has, some taken over, some repeated: each has its own reply and log."""
+    requests = [await created(backend) for _ in range(MAX_JOINED + 6)]
+    leases = [await acquire(backend, request) for request in requests]
+    first = [Append(lease, token_event(0, "a"), 3, (7, number)) for number, lease in enumerate(leases)]
+    assert await backend.token_log.append(first) == [True] * len(leases)
+    lost = {number: await acquire(backend, requests[number], "b") for number in (0, 5, MAX_JOINED)}
+    repeated, ended = (1, MAX_JOINED + 1), (2, MAX_JOINED + 2)
+    events = dict.fromkeys(repeated, token_event(0, "a")) | dict.fromkeys(ended, TokenEvent(1, (), DONE))
+    second = [Append(lease, events.get(n, token_event(1, "b")), 3) for n, lease in enumerate(leases)]
+    assert await backend.token_log.append(second) == [n not in lost for n in range(len(leases))]
+    for number, request in enumerate(requests):
+        texts = ["a"] if number in {*lost, *repeated, *ended} else ["a", "b"]
+        page = await backend.token_log.read(request.id)
+        assert [token.text for event in page.events for token in event.tokens] == texts
+        assert page.complete == (number in ended)
+    assert lost[MAX_JOINED].prompt == (7, MAX_JOINED)

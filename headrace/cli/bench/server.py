@@ -201,8 +201,8 @@ def batch(
 @app.command()
 def routing(
     policies: Annotated[
-        str, typer.Option(help="Comma-separated policies to compare with pull; default: all.")
-    ] = "",
+        str | None, typer.Option(help="Comma-separated policies to compare with pull; default: all.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of one run, after its warm-up.")] = 2.5,
     slowdown: Annotated[float, typer.Option(min=1, help="Slow the engines down, for a busy machine.")] = 1.0,
     plot: Plot = None,
@@ -214,8 +214,8 @@ def routing(
     from headrace.bench.routing.comparison import POLICIES, measure_routing
     from headrace.bench.routing.report import svg, tables
 
-    wanted = names_of("--policies", policies, POLICIES)
-    chosen = [policy for policy in POLICIES if policy in wanted or not wanted]
+    wanted = POLICIES if policies is None else names_of("--policies", policies, POLICIES)
+    chosen = [policy for policy in POLICIES if policy in wanted]
     result = measure_routing(chosen, seconds, slowdown, repeats, seed, stderr)
     if plot is not None:
         plot.write_text(svg(result))

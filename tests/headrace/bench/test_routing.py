@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from itertools import islice
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from headrace.bench.harness.report import Spread
-from headrace.bench.routing import sessions, simulated_engine
+from headrace.bench.routing import comparison, sessions, simulated_engine
 from headrace.bench.routing.clients import Throughput, measure_throughput
 from headrace.bench.routing.comparison import POLICIES, Routing
 from headrace.bench.routing.fleet import Fleet, running_fleet
@@ -20,6 +21,7 @@ from headrace.bench.routing.queue_cost import QueueCost
 from headrace.bench.routing.report import svg, tables
 from headrace.bench.routing.simulated_engine import BLOCK_SIZE, TOKEN_BYTES, Device, SimulatedEngine
 from headrace.bench.routing.workload import INSTRUCTION_TOKENS, INSTRUCTIONS, LOADS, TURNS
+from headrace.cli.bench import server
 from headrace.cli.main import app
 from shared.protocol import Message, SamplingParams
 from shared.settings import Settings
@@ -202,6 +204,14 @@ def test_the_plot_has_a_bar_for_each_load_and_policy(found: Routing) -> None:
     assert len(bars) == len(LOADS) * len(POLICIES)
     widths = [float(bar.get("width") or 0) for bar in bars[: len(POLICIES)]]
     assert widths[-1] == pytest.approx(1.6 * widths[0], rel=0.01)
+
+
+def test_all_policies_are_compared_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Any] = []
+    monkeypatch.setattr(comparison, "measure_routing", lambda policies, *_: compared.extend(policies))
+    monkeypatch.setattr(server, "report_tables", lambda *_: None)
+    assert CliRunner().invoke(app, ["bench", "routing"]).exit_code == 0
+    assert compared == list(POLICIES)
 
 
 def test_an_unknown_policy_is_refused() -> None:

@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from headrace.client import AsyncHeadraceClient, HeadraceClient
     from headrace.client.openai_internals import once
     from headrace.llm import LLM, SamplingParams, StructuredOutputsParams
+    from headrace.llm_adapters import LoRARequest
 
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AsyncHeadraceClient",
     "HeadraceClient",
+    "LoRARequest",
     "SamplingParams",
     "StructuredOutputsParams",
     "__version__",
@@ -23,6 +25,7 @@ _MODULES = {
     "AsyncHeadraceClient": "headrace.client",
     "HeadraceClient": "headrace.client",
     "LLM": "headrace.llm",
+    "LoRARequest": "headrace.llm_adapters",
     "SamplingParams": "headrace.llm",
     "StructuredOutputsParams": "headrace.llm",
     "once": "headrace.client.openai_internals",

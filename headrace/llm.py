@@ -20,12 +20,14 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from headrace.llm_adapters import LoadedAdapters, LoRARequest
 from headrace.llm_outputs import RequestOutput
 from shared import protocol
 from shared.errors import ConfigError, HeadraceError, InvalidRequest
 from shared.models.model_store import DEFAULT, ModelRepository
 from shared.protocol import Message, Structured
 from shared.settings import Settings, load
+from shared.settings.kv_tier_fields import KVTierFields
 from shared.validation.parameters import BY_NAME
 from shared.validation.prompt_options import check_chat_options
 from shared.validation.request_limits import Limits, check_params
@@ -34,9 +36,11 @@ from workers.engine.interface import ConstraintSpec
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
     from workers.engine.interface import EngineRequest, Matcher
+    from workers.engine.lora.weights import AdapterWeights
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Turn = Mapping[str, str]
+OTHER_SETTINGS = {"max_loras", *KVTierFields.model_fields}  # that an LLM takes beside those of `EngineConfig`
 
 
 class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,14 +95,16 @@ class LLM:
     Args:
         model: folder, GGUF file, Hugging Face id, or smollm2.
         settings: of `EngineConfig`: device, dtype, quantization, max_model_len, max_num_seqs,
-            gpu_memory_utilization …; others come from the environment, headrace.toml or their default.
+            gpu_memory_utilization …; also max_loras and those of the KV tier. Others come from the environment,
+            headrace.toml or their default.
 
     Raises:
         ConfigError: a setting is unknown or out of range, or the model cannot be served.
     """
 
     def __init__(self, model: str | PathLike[str] = DEFAULT, **settings: Any) -> None:
-        self._engine = _load(fspath(model), settings)
+        self._engine, loaded = _load(fspath(model), settings)
+        self._adapters = LoadedAdapters(self._engine.adapters, loaded.max_loras)
         self._one_call = threading.Lock()
 
     def generate(
@@ -107,6 +113,7 @@ class LLM:
         sampling_params: protocol.SamplingParams | Sequence[protocol.SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
     ) -> list[RequestOutput]:
         """Answer all prompts, batched. A call from another thread waits for this one.
 
@@ -114,6 +121,7 @@ class LLM:
             prompts: one or several; each a text, token ids, or a mapping with `prompt` or `prompt_token_ids`.
             sampling_params: one for all, or one for each prompt.
             use_tqdm: show progress on stderr.
+            lora_request: the LoRA adapter for all, or one or None for each prompt; needs the setting lora_dir.
 
         Returns:
             Answers in the order of the prompts. If the engine fails on one, it has an error; the others are
@@ -121,9 +129,12 @@ class LLM:
 
         Raises:
             InvalidRequest: a prompt or a parameter is invalid; nothing has been computed.
+            ConfigError: an adapter cannot be used; nothing has been computed.
         """
         texts = [_unwrap(prompt) for prompt in _to_list(prompts)]
-        return self._answer(texts, self._tokenize, sampling_params, use_tqdm, separates_reasoning=False)
+        return self._answer(
+            texts, self._tokenize, sampling_params, lora_request, use_tqdm, separates_reasoning=False
+        )
 
     def chat(
         self,
@@ -131,6 +142,7 @@ class LLM:
         sampling_params: protocol.SamplingParams | Sequence[protocol.SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -150,13 +162,16 @@ class LLM:
         )
         check_chat_options(options, Limits().prompt_chars)
         render = partial(self._render, options)
-        return self._answer(conversations, render, sampling_params, use_tqdm, separates_reasoning=True)
+        return self._answer(
+            conversations, render, sampling_params, lora_request, use_tqdm, separates_reasoning=True
+        )
 
     def _answer(
         self,
         prompts: list[Any],
         encode: Callable[[Any], list[int]],
         params: Any,
+        adapters: Any,
         use_tqdm: bool,
         *,
         separates_reasoning: bool,
@@ -164,9 +179,10 @@ class LLM:
         wire = [self._to_wire(each) for each in _params_by_prompt(params, len(prompts))]
         answers: dict[str, RequestOutput] = {}
         with self._one_call, self._batch(answers):
-            for number, (prompt, chosen) in enumerate(zip(prompts, wire, strict=True)):
+            weights = self._adapters.for_prompts(adapters, len(prompts))
+            for number, (prompt, chosen, adapter) in enumerate(zip(prompts, wire, weights, strict=True)):
                 with _naming_prompt(number):
-                    request = self._request(str(number), encode(prompt), chosen, separates_reasoning)
+                    request = self._request(str(number), encode(prompt), chosen, adapter, separates_reasoning)
                     answers[request.id] = RequestOutput.from_request(
                         request, prompt if isinstance(prompt, str) else None
                     )
@@ -211,7 +227,12 @@ class LLM:
         return self._engine.tokenizer.encode_chat(messages, None, options)
 
     def _request(
-        self, request_id: str, ids: list[int], params: protocol.SamplingParams, separates_reasoning: bool
+        self,
+        request_id: str,
+        ids: list[int],
+        params: protocol.SamplingParams,
+        adapter: AdapterWeights | None,
+        separates_reasoning: bool,
     ) -> EngineRequest:
         from workers.engine.interface import EngineRequest
 
@@ -223,6 +244,7 @@ class LLM:
             bad_words=bad_words,
             matcher=self._matcher(params),
             separates_reasoning=separates_reasoning,
+            adapter=adapter,
         )
 
     def _matcher(self, params: protocol.SamplingParams) -> Callable[[], Matcher] | None:
@@ -255,20 +277,22 @@ class LLM:
         return wire
 
 
-def _load(model: str, given: dict[str, Any]) -> Engine:
+def _load(model: str, given: dict[str, Any]) -> tuple[Engine, Settings]:
+    """Return an engine, and the settings that it was loaded with. Raises ConfigError."""
     try:
         from workers.engine.config import EngineConfig
         from workers.engine.engine import Engine
     except ImportError as error:
         raise ConfigError(f"cannot import the engine ({error}): pip install headrace[worker]") from error
-    known = {setting.name for setting in dataclasses.fields(EngineConfig)} - {"model"}
+    own_fields = {setting.name for setting in dataclasses.fields(EngineConfig)} - {"model", "tier"}
+    known = own_fields | OTHER_SETTINGS
     if unknown := sorted(given.keys() - known):
         raise ConfigError(f"{unknown[0]} is not a setting of the engine; settings: {', '.join(sorted(known))}")
     common = {name: value for name, value in given.items() if name in Settings.model_fields}
     settings = load({**common, "model": model}).settings
     config = EngineConfig.from_settings(settings, ModelRepository(settings).folder())
     own = {name: value for name, value in given.items() if name not in common}
-    return Engine.load(dataclasses.replace(config, **own))
+    return Engine.load(dataclasses.replace(config, **own)), settings
 
 
 def _to_list(prompts: Any) -> Iterable[Any]:

@@ -175,7 +175,7 @@ def speculation(
 @app.command("kv-tier")
 def kv_tier(
     model: Model = "smollm2",
-    tiers: Annotated[str, typer.Option(help="Comma-separated: disk, redis.")] = "disk,redis",
+    tiers: Annotated[str, typer.Option(help="Comma-separated: memory, disk, redis.")] = "memory,disk,redis",
     parts: Annotated[
         str, typer.Option(help="Comma-separated: takeover, chats, batch, long.")
     ] = "takeover,chats,batch,long",
@@ -192,7 +192,7 @@ def kv_tier(
     from headrace.bench.tiers.kv_tiers import PARTS, measure_kv_tiers
     from workers.openmp_env import spin_briefly
 
-    names: Any = names_of("--tiers", tiers, ["disk", "redis"])
+    names: Any = names_of("--tiers", tiers, ["memory", "disk", "redis"])
     spin_briefly()  # as in a worker
     settings = {"quantization": quantization, "threads": threads}
     wanted = names_of("--parts", parts, PARTS)

@@ -6,15 +6,17 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from headrace import LLM, SamplingParams, StructuredOutputsParams
+from headrace import LLM, LoRARequest, SamplingParams, StructuredOutputsParams
 from shared import protocol
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
+from tests.support.adapters import save_adapter
 from tests.support.engine_driver import GREEDY, load, run
 from tests.support.waiting import LIMIT_S
 
@@ -230,6 +232,54 @@ def test_progress_is_shown_unless_turned_off(llm: LLM, capsys: pytest.CaptureFix
     assert "3/3" in capsys.readouterr().err
     llm.generate(PROMPTS, params, use_tqdm=False)
     assert capsys.readouterr() == ("", "")
+
+
+def test_prompts_may_have_adapters(llama: Path, tmp_path: Path) -> None:
+    one, two = LoRARequest("one", 1, "one"), LoRARequest("two", 2, tmp_path / "two")
+    for seed, name in enumerate(("one", "two"), 1):
+        save_adapter(tmp_path / name, llama, seed=seed)
+    llm = LLM(llama, lora_dir=tmp_path, max_loras=2, kv_cache_gib=0.01)
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+
+    def answers(lora_request: Any) -> list[list[int]]:
+        return ids(llm.generate(["water"] * 3, params, use_tqdm=False, lora_request=lora_request))
+
+    plain, first, second = answers([None, one, two])
+    assert len({*map(tuple, (plain, first, second))}) == 3
+    assert [answers(None)[0], answers(one)[1], answers(two)[2]] == [plain, first, second]
+    messages = [{"role": "user", "content": "Hello!"}]
+    chats = [llm.chat(messages, params, use_tqdm=False, lora_request=each) for each in (None, one)]
+    assert ids(chats[0]) != ids(chats[1])
+    (tmp_path / "one").rename(tmp_path / "old")
+    (tmp_path / "two").rename(tmp_path / "one")
+    assert answers(one)[0] == first
+    assert answers(LoRARequest("one", 3, "one"))[0] == second  # a new id loads it again
+    three = [LoRARequest("one", number, "one") for number in (4, 5, 6)]
+    for refused, message in (
+        (three, "at most 2 adapters in one call"),
+        ([one], "one for each of the 3 prompts"),
+        (LoRARequest("one", 0, "one"), "lora_int_id must be at least 1"),
+        ("one", "must be"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            answers(refused)
+    with pytest.raises(ConfigError, match="nowhere"):
+        answers(LoRARequest("none", 7, "nowhere"))
+
+
+def test_adapters_need_their_folder(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="lora_request needs lora_dir"):
+        llm.generate("water", lora_request=LoRARequest("one", 1, "one"))
+
+
+def test_a_kv_tier_keeps_long_prompts(llama: Path) -> None:
+    llm = LLM(llama, kv_tier="memory", kv_tier_min_tokens=16, kv_cache_gib=0.01, block_size=16)
+    assert llm._engine.tier is not None
+    llm.generate([list(range(1, 40))], SamplingParams(max_tokens=2), use_tqdm=False)
+    deadline = time.monotonic() + LIMIT_S
+    while not llm._engine.tier.stats().saved_bytes and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert llm._engine.tier.stats().saved_bytes
 
 
 def test_settings_are_the_engines(llama: Path) -> None:

@@ -1,6 +1,6 @@
 -- Blocks of one KV tier. KEYS: the index of a slot, a sorted set of names by the time of their last use, and a value.
--- ARGV: the command, the value's name (the end of its key), the time that an unused value is kept in ms; for `put`
--- the most values of the slot, and the value.
+-- ARGV: the command, the value's name (the end of its key), the time that an unused value is kept in ms; for `reserve`
+-- the most values of the slot.
 
 local command, name, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MOST_REMOVED = 64 -- by one call
@@ -19,9 +19,8 @@ if command == 'keep' then
   return 1
 end
 
-if command == 'put' then
-  -- a value of another type is replaced
-  redis.call('SET', KEYS[2], ARGV[5], 'PX', ttl)
+-- make room for a value that is written next
+if command == 'reserve' then
   local now = use()
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ttl * 1000)
   local over = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[4])

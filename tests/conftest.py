@@ -20,6 +20,7 @@ from shared.settings import Settings, load
 from tests.support import certificates
 from tests.support.trace_collector import Collector, collecting
 from tests.support.waiting import LIMIT_S
+from tests.support.xdist_internals import join_group
 from workers.openmp_env import spin_briefly
 
 if TYPE_CHECKING:
@@ -57,14 +58,15 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()  # libraries report what is left when the process ends
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run fast tests first, and the tests of a file together, as well as files that share an installation."""
     items.sort(key=_slow)
+    if not config.getoption("loadgroup", False):  # set by xdist in its processes
+        return
     sharing = {_file(item): f"{_file(item).parent}" for item in items if INSTALLATIONS & set(_fixtures(item))}
     for item in items:
         group = sharing.get(_file(item), _file(item)) if _slow(item) else _file(item)
-        item.add_marker(pytest.mark.xdist_group(f"{group}:{_slow(item)}"))
+        join_group(item, f"{group}:{_slow(item)}")
 
 
 def _file(item: pytest.Item) -> Path:

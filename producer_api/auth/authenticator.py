@@ -5,10 +5,9 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from producer_api.auth.failures import FailureLimiter
-from producer_api.auth.jwt import JwtAuthenticator
 from producer_api.auth.key_cache import KeyCache
 from producer_api.auth.principal import ANONYMOUS, Principal
 from shared.accounts.api_keys import KEY, ApiKeys, digest
@@ -16,6 +15,9 @@ from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.errors import InvalidApiKey, Unauthenticated
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from producer_api.auth.jwt import JwtAuthenticator
 
 SCHEME = "bearer"
 KEY_PREFIX = "hr_"
@@ -60,7 +62,7 @@ class BearerAuthenticator:
         self._pepper = pepper_of(settings)
         self._keys = KeyCache(ApiKeys(database, self._pepper).find, settings.key_life)
         self._failures = FailureLimiter()
-        self._jwt = None if settings.jwt_jwks is None else JwtAuthenticator(settings)
+        self._jwt = None if settings.jwt_jwks is None else _jwt_authenticator(settings)
 
     async def __call__(self, headers: Sequence[str], address: str) -> Principal:
         try:
@@ -88,6 +90,12 @@ class BearerAuthenticator:
 
     async def close(self) -> None:
         await self._keys.close()
+
+
+def _jwt_authenticator(settings: Settings) -> JwtAuthenticator:
+    from producer_api.auth.jwt import JwtAuthenticator  # noqa: PLC0415  most servers need no cryptography
+
+    return JwtAuthenticator(settings)
 
 
 def bearer_token(headers: Sequence[str]) -> str:

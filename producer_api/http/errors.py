@@ -6,10 +6,9 @@ import http
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
-from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +31,9 @@ from shared.errors import (
     UpstreamFailed,
 )
 from shared.schemas.parsing import InvalidFields
+
+if TYPE_CHECKING:  # the tasks process needs no application
+    from fastapi import FastAPI
 
 # `error.type` in the SDKs, by HTTP status
 OPENAI_TYPES = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from producer_api.openapi.document import Described, parameter
+from producer_api.openapi.parameters import Described, parameter
 from shared.errors import InvalidRequest
 
 MAX_ID_CHARS = 64

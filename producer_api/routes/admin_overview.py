@@ -14,8 +14,8 @@ from producer_api.admission.model_catalog import Snapshot
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
-from producer_api.openapi.document import parameter
 from producer_api.openapi.pagination import limit_of, limit_parameter
+from producer_api.openapi.parameters import parameter
 from producer_api.routes.admin_queues import MAX_QUEUES, TENANTS_IN_LIST, queue_views, visible_queues
 from producer_api.routes.admin_requests import CURSOR_PARAMETER, MAX_LIMIT, newest
 from producer_api.schemas.administration import (

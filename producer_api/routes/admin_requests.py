@@ -20,8 +20,8 @@ from producer_api.admission.deadline import redis_deadline
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
-from producer_api.openapi.document import parameter
 from producer_api.openapi.pagination import limit_of, limit_parameter
+from producer_api.openapi.parameters import parameter
 from producer_api.routes.admin_queues import check_queue, visible_queues
 from producer_api.schemas.administration import RequestDetails, RequestPage, RequestView
 from producer_api.services import Context

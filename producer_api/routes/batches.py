@@ -17,8 +17,8 @@ from producer_api.http.endpoint_table import EndpointTable
 from producer_api.http.errors import OPENAI
 from producer_api.http.headers import REPLAYED, idempotency_key
 from producer_api.http.json_body import json_response, read_body
-from producer_api.openapi.document import IDEMPOTENCY
 from producer_api.openapi.pagination import Page, page_parameters
+from producer_api.openapi.parameters import IDEMPOTENCY
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest, window_seconds
 from producer_api.services import Context
 from producer_api.webhooks.subscription import validated_hook, webhook_status

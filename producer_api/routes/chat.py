@@ -22,8 +22,8 @@ from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
 from producer_api.http.headers import idempotency_key, resume_point
 from producer_api.http.json_body import make_drafts, read_body
-from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
 from producer_api.openapi.examples import SERVED_MODEL
+from producer_api.openapi.parameters import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
 from producer_api.services import Context
 from shared.protocol import Request as Draft
 from shared.schemas.openai.chat import ChatCompletion, ChatRequest, Chunk

@@ -17,8 +17,8 @@ from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import NATIVE
 from producer_api.http.json_body import json_response
-from producer_api.openapi.document import IDEMPOTENCY, parameter
 from producer_api.openapi.pagination import limit_of, limit_parameter
+from producer_api.openapi.parameters import IDEMPOTENCY, parameter
 from producer_api.routes.jobs import accepted, job_response
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.services import Context

@@ -6,8 +6,8 @@ from producer_api.answers.encoder_call import EncoderCall
 from producer_api.answers.encoders import embedding_list
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
-from producer_api.openapi.document import IDEMPOTENCY
 from producer_api.openapi.examples import EMBEDDING_MODEL
+from producer_api.openapi.parameters import IDEMPOTENCY
 from shared.schemas.openai.embeddings import EmbeddingList, EmbeddingRequest
 
 EMBEDDINGS = EncoderCall("embedding", EmbeddingRequest, embedding_list)

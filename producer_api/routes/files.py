@@ -13,8 +13,8 @@ from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
 from producer_api.http.json_body import json_response
 from producer_api.http.multipart import MAX_OVERHEAD_BYTES, Upload
-from producer_api.openapi.document import parameter
 from producer_api.openapi.pagination import ORDER, Page, page_parameters
+from producer_api.openapi.parameters import parameter
 from producer_api.schemas.files import FORM, File, FileDeleted, FileList, lifetime_s, purpose_of, unknown_fields
 from producer_api.services import Context
 from shared.files.content import new_file_id

@@ -21,8 +21,8 @@ from producer_api.http.errors import NATIVE
 from producer_api.http.headers import REPLAYED, idempotency_key, resume_point
 from producer_api.http.json_body import json_response, make_drafts, read_body
 from producer_api.http.sse import EventStream
-from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, parameter
 from producer_api.openapi.examples import SERVED_MODEL
+from producer_api.openapi.parameters import IDEMPOTENCY, LAST_EVENT_ID, parameter
 from producer_api.schemas.jobs import JobSubmission
 from producer_api.schemas.recordings import JobRecording, RecordedRequest
 from producer_api.services import Context

@@ -25,7 +25,7 @@ from producer_api.kserve.served_models import ServedModel, find
 from producer_api.kserve.submission import KIND, submit
 from producer_api.kserve.tensor_generation import TensorFraming, only_result
 from producer_api.kserve.text_generation import TextResponses, completion
-from producer_api.openapi.document import IDEMPOTENCY
+from producer_api.openapi.parameters import IDEMPOTENCY
 from producer_api.routes.kserve import both
 from producer_api.schemas.kserve import GenerateBody, InferBody, InferResponse
 from producer_api.services import Context

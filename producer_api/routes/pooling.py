@@ -8,8 +8,8 @@ from producer_api.answers.encoder_call import EncoderCall
 from producer_api.answers.encoders import classification_list, pooled_list, ranked_list, score_list
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
-from producer_api.openapi.document import IDEMPOTENCY
 from producer_api.openapi.examples import CLASSIFICATION_MODEL, EMBEDDING_MODEL
+from producer_api.openapi.parameters import IDEMPOTENCY
 from shared.schemas.vllm.classify import ClassificationList, ClassifyRequest
 from shared.schemas.vllm.pooling import PooledList, PoolingRequest
 from shared.schemas.vllm.scoring import RankedList, RerankRequest, ScoreList, ScoreRequest

@@ -25,9 +25,9 @@ from producer_api.http.errors import OPENAI, OpenAIErrors
 from producer_api.http.headers import REPLAYED, idempotency_key, resume_point
 from producer_api.http.json_body import json_response, make_drafts, off_loop, read_body
 from producer_api.http.sse import EventStream
-from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, parameter
 from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.openapi.pagination import ORDER, Page, page_parameters
+from producer_api.openapi.parameters import IDEMPOTENCY, LAST_EVENT_ID, parameter
 from producer_api.services import Context
 from shared.errors import InvalidRequest, NotFound
 from shared.protocol import Request as Draft

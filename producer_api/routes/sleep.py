@@ -16,7 +16,7 @@ from producer_api.admission.deadline import redis_deadline
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
-from producer_api.openapi.document import parameter
+from producer_api.openapi.parameters import parameter
 from producer_api.services import Context
 from shared.errors import Conflict, InvalidRequest
 

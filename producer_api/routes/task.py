@@ -19,7 +19,7 @@ from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import TGI
 from producer_api.http.json_body import Peeked, peek, read_body
-from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
+from producer_api.openapi.parameters import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
 from producer_api.routes import chat, completions, tgi
 from producer_api.schemas.feature_extraction import FeatureExtractionRequest
 from producer_api.schemas.text_classification import TextClassificationRequest

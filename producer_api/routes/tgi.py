@@ -26,7 +26,7 @@ from producer_api.http.errors import TGI
 from producer_api.http.headers import idempotency_key, resume_point
 from producer_api.http.json_body import json_response, make_drafts, read_body
 from producer_api.http.threads import THREADS
-from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
+from producer_api.openapi.parameters import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
 from producer_api.schemas.tgi import GenerateRequest, TgiLimits
 from producer_api.schemas.tgi_answers import Generation, GenerationChunk, ServerInfo
 from producer_api.services import Context

@@ -21,8 +21,8 @@ from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.endpoint_table import answer_errors_in
 from producer_api.http.errors import OPENAI, TGI
 from producer_api.http.json_body import make_drafts, peek, read_body
-from producer_api.openapi.document import parameter
 from producer_api.openapi.examples import SERVED_MODEL
+from producer_api.openapi.parameters import parameter
 from producer_api.routes.tgi import limits_of, model_of
 from producer_api.schemas.tgi import GenerateRequest
 from producer_api.schemas.tgi_answers import TokenizedChat

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.accounts.database import Database
 from shared.accounts.tables import usage
@@ -55,8 +54,8 @@ class UsageRecords:
         """Insert records by id; existing ones stay unchanged."""
         rows = [_row(job_id, entry, end) for job_id, entry, end in ends]
         async with self._database.writing() as connection:
-            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-            await connection.execute(dialect.insert(usage).on_conflict_do_nothing(), rows)
+            insert = _insert_of(connection.dialect.name)
+            await connection.execute(insert(usage).on_conflict_do_nothing(), rows)
 
     async def sums(self, by: Sequence[str], filters: Filters) -> list[dict[str, Any]]:
         """Return requests and tokens of each group, grouped and ordered by `by`, a subset of GROUPS."""
@@ -92,6 +91,17 @@ class UsageRecords:
 
 
 EPOCH = date(1970, 1, 1)
+
+
+def _insert_of(dialect: str) -> Callable[..., Any]:
+    """Return the `insert` of the database in use. The other dialect's module takes 40 ms of a process' start."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as insert_sqlite  # noqa: PLC0415
+
+        return insert_sqlite
+    from sqlalchemy.dialects.postgresql import insert as insert_postgresql  # noqa: PLC0415
+
+    return insert_postgresql
 
 
 def _number(day: date) -> int:

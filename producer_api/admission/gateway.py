@@ -130,7 +130,7 @@ class Gateway:
         """
         draft = with_turn(draft, principal)
         drawn = secrets.randbits(63) if seed is None else seed
-        check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
+        check_request(Identity("", 0.0, drawn).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
         async with redis_deadline():
             direction = await direction_for(self._catalog, draft.model, principal)

@@ -136,9 +136,17 @@ class ModelCatalog:
 
     async def snapshot(self, life: float = SNAPSHOT_LIFE_S) -> Snapshot:
         """Return the cached contents, or read them again if they are older than `life`. Raises Unavailable."""
+        return self._younger_than(life) or await self._read(life)
+
+    def _younger_than(self, life: float) -> Snapshot | None:
+        snapshot, now = self._snapshot, asyncio.get_running_loop().time()
+        return None if snapshot is None or now - snapshot.taken > life else snapshot
+
+    async def _read(self, life: float) -> Snapshot:
+        """Read the contents, unless another caller has read them meanwhile."""
         async with self._reading:
             now = asyncio.get_running_loop().time()
-            if self._snapshot is None or now - self._snapshot.taken > life:
+            if (snapshot := self._younger_than(life)) is None:
                 models, workers, asleep, statuses, traffic, adapters = await asyncio.gather(
                     self._registry.models(),
                     self._registry.workers(),
@@ -149,7 +157,7 @@ class ModelCatalog:
                 )
                 repository = self._remembered(statuses, now)
                 closed = await self._closed(traffic, adapters)
-                self._snapshot = Snapshot(
+                self._snapshot = snapshot = Snapshot(
                     models=tuple(models),
                     listed=self._listed,
                     workers=tuple(workers),
@@ -160,7 +168,7 @@ class ModelCatalog:
                     closed=closed,
                     taken=now,
                 )
-            return self._snapshot
+            return snapshot
 
     async def _closed(self, traffic: Traffic, adapters: Mapping[str, Adapter]) -> Mapping[str, Gate]:
         """Return the gates that are not open, of the default model and of those that others may stand in for.

@@ -104,6 +104,11 @@ class EndpointTable:
         self._fixed = {each.template: each for each in self._resources if not each.parameters}
         self._templates = tuple(each for each in self._resources if each.parameters)
         self._wider = self._find_wider()
+        self._exact = {  # most requests are for a path as it is declared
+            (method, path): resource.match(method, path, NO_PARAMETERS)
+            for path, resource in self._fixed.items()
+            for method in resource.methods
+        }
 
     def _find_wider(self) -> frozenset[Endpoint]:
         """Return the endpoints that change all objects, and have the path of one object without its id.
@@ -130,6 +135,8 @@ class EndpointTable:
         Args:
             path: as it was sent. A parameter may have any slashes in it, written as %2F.
         """
+        if (exact := self._exact.get((method, path))) is not None:
+            return exact
         sent, path = unquote(path), unquote(canonical(path))
         found = self._nearest(method, path)
         if found is None or (found.endpoint in self._wider and sent != canonical(sent)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,6 +238,31 @@ class Connection(HttpToolsProtocol):
         return True
 
 
+class _HeadHolder:
+    """Transport for one response that holds its head, and writes it together with the first part of its body.
+
+    uvloop makes a system call of each write.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None  # empty once it was written
+
+    def write(self, data: bytes) -> None:
+        if self._head is None:
+            self._head = data
+        elif self._head:
+            self._transport.writelines([self._head, data])
+            self._head = b""
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
+
+
 class LingeringCycle(RequestResponseCycle):
     """Response cycle that leaves the connection open while the request's body still arrives.
 
@@ -248,10 +273,16 @@ class LingeringCycle(RequestResponseCycle):
     lingering = False
 
     async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start" and self._body_follows(message["headers"]):
+            self.transport = _HeadHolder(self.transport)  # type: ignore[assignment]
         ends = message["type"] == "http.response.body" and not message.get("more_body", False)
         if ends and self.more_body and not self.keep_alive:
             self.lingering = self.keep_alive = True
         await super().send(message)
+
+    def _body_follows(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether the response has a body whose length is known; the head of a stream must not wait."""
+        return self.scope["method"] != "HEAD" and any(name == b"content-length" for name, _ in headers)
 
 
 class ClosingCycle(LingeringCycle):

@@ -37,6 +37,7 @@ from shared.protocol.job_ids import (
 from shared.protocol.marks import Backlog, RunMark, Stay
 from shared.protocol.recording import Recording
 from shared.protocol.request import (
+    DEFAULT_PROMPT_OPTIONS,
     PROTOCOL_VERSION,
     AdapterRef,
     DescribeTokenizer,
@@ -66,6 +67,7 @@ from shared.protocol.waiting import Outlook, Ticket
 
 __all__ = [
     "DATA_TYPES",
+    "DEFAULT_PROMPT_OPTIONS",
     "ITEM_BYTES",
     "PROTOCOL_VERSION",
     "AdapterRef",

@@ -172,6 +172,7 @@ class PromptOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     suffix: str | None = None
 
 
+DEFAULT_PROMPT_OPTIONS = PromptOptions()  # not sent with a request that has it
 VectorType = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
 PoolTask = Literal["embed", "token_embed", "classify", "token_classify"]
 Input = str | tuple[int, ...]  # a text or token ids
@@ -304,7 +305,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
     params: SamplingParams = msgspec.field(default_factory=SamplingParams)
-    prompt_options: PromptOptions = msgspec.field(default_factory=PromptOptions)
+    prompt_options: PromptOptions = DEFAULT_PROMPT_OPTIONS
     cache_salt: str = ""
     drop_oldest_turns: bool = False
     refuse_overflow: bool = False

@@ -40,25 +40,24 @@ end
 -- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel, the worker it is
 -- aimed at or '', its order in its lane in ticks or '' for its arrival, the time in ms by which it must be expected to
 -- start or '', then the model's and the tenant's bounds: requests, tokens
--- -> {0}, or {what refuses it: an exceeded bound, or 3 for its latest start, seconds or ''}
+-- -> 0, or {what refuses it, seconds or ''}
 function commands.publish()
   local class, tenant, id, cost = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
-  if redis.call('HEXISTS', waiting, id) == 1 then return { 0 } end
-  read_all()
-  read_tenant(tenant)
-  local promised = unreserve(id)
-  local now = seconds()
+  if redis.call('HEXISTS', waiting, id) == 1 then return 0 end
+  read({ 'ordinal', 'n', 't', 'n#1', 'n#2', 'n#3', 'n:' .. tenant, 't:' .. tenant })
+  local promised = redis.call('EXISTS', reserved, reserved_at) > 0 and unreserve(id)
+  local time = redis.call('TIME')
+  local now = time[1] + time[2] / 1e6
   local arrival = math.max(number('ordinal') + 1, math.floor(now * TICKS_PER_S))
   local order = tonumber(ARGV[13]) or arrival
-  local refused = not promised
-    and (refusal(tenant, cost, { unpack(ARGV, 15) }) or too_late(class, tenant, order, ARGV[14]))
+  local refused = not promised and (refusal(tenant, cost, 15) or too_late(class, tenant, order, ARGV[14]))
   if refused then return refused end
   set('ordinal', arrival)
-  local born, payload = string.format('%d', promised or now * 1000), ARGV[10]
   local waits = number('n#1') + number('n#2') + number('n#3') > 0
   local behind = waits and backlog(class, tenant, ahead_of(class, tenant, order)) or 'null'
-  payload = table.concat({ string.format('{"stay":[%.5f,%s],', now, behind), string.sub(payload, 2) })
-  redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, payload }, ':'))
+  local stay = string.format('{"stay":[%s.%05d,%s],', time[1], time[2] / 10, behind)
+  local born = string.format('%d', promised or now * 1000)
+  redis.call('HSET', waiting, id, cost .. ':' .. ARGV[8] .. ':' .. born .. ':' .. stay .. string.sub(ARGV[10], 2))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
   redis.call('ZADD', lane_of(class, tenant), order, id)
   redis.call('ZADD', arrivals_of(class, tenant), born, id)
@@ -68,12 +67,12 @@ function commands.publish()
     redis.call('ZREM', resting[class], tenant)
     redis.call('ZADD', lanes[class], math.max(rested, number('clock:' .. class)), tenant)
   end
-  redis.call('HSET', accepted, id, table.concat({ 'w', class, cost, tenant }, ':'))
+  redis.call('HSET', accepted, id, 'w:' .. class .. ':' .. cost .. ':' .. tenant)
   count(class, tenant, 1, cost)
   if ARGV[9] ~= '' then redis.call('ZADD', overdue, ARGV[9], id) end
   redis.call('XADD', recent, 'MAXLEN', '~', MAX_RECENT, '*', 'i', id)
   redis.call('PUBLISH', ARGV[11], 'published')
-  return { 0 }
+  return 0
 end
 
 -- group, lanes, class, tenant, request id: remove it if it still waits -> its stay as JSON or '', if it did

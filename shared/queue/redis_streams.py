@@ -105,7 +105,7 @@ class RedisStreams:
         ]
         async with self._server.reaching("the queue"):
             replies = await self._script.many(command, calls)
-        return [_placed(request, *reply) for request, reply in zip(requests, replies, strict=True)]
+        return [_placed(request, reply) for request, reply in zip(requests, replies, strict=True)]
 
     async def confirm(self, tickets: Sequence[Ticket], *, written: bool) -> None:
         """Keep the reservations of requests that were written to their topic; give back those of others."""
@@ -262,15 +262,16 @@ def _target(request: Request) -> tuple[int | str, int | str]:
     return "" if order is None else order, "" if start is None else int(start * 1000)
 
 
-def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:
-    """Decode a reply: the bound that was met (1, 2), the gate that drains (3, 4), LATE or 0, and seconds."""
+def _placed(request: Request, reply: Any) -> Ticket | HeadraceError:
+    """Decode a reply: 0, or the bound that was met (1, 2), the gate that drains (3, 4) or LATE, and seconds."""
+    if reply == 0:
+        return Ticket(request.id, request.model, request.priority, request.tenant)
+    which, wait = reply
     if which == LATE:
         return late(request, float(wait))
     if which > 2:
         return drain_refusal(request.model, whole_model=which == 3)
-    if which:
-        return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
-    return Ticket(request.id, request.model, request.priority, request.tenant)
+    return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
 
 
 def _stay(content: bytes | None) -> Stay | None:

@@ -1,19 +1,20 @@
 -- The bounds of the queue, and the reservations of requests on their way through Kafka.
 
--- -> the bound that one more request of `cost` tokens would exceed (1: the model's, 2: the tenant's) and the seconds
--- until there may be room, or the gate that drains (3, 4); nil if there is room. A request larger than a bound of tokens is admitted if nothing waits.
-local function refusal(tenant, cost, bounds)
-  local drains = drain_refusal(tenant)
-  if drains then return drains end
-  for i, whose in ipairs({ '', ':' .. tenant }) do
-    local n, t = number('n' .. whose), number('t' .. whose)
-    local depth, tokens = tonumber(bounds[2 * i - 1]), tonumber(bounds[2 * i])
-    if n >= depth or (n > 0 and t + cost > tokens) then
-      local _, speed = rate(1)
-      local excess = math.max(t / n * math.max(1, depth / 10), t + cost - tokens)
-      return { i, speed and speed > 0 and string.format('%.3f', excess / speed) or '' }
-    end
-  end
+-- -> {bound, seconds until there may be room, or ''} if one more request of `cost` tokens exceeds a bound (1: the
+-- model's, 2: the tenant's), which ARGV has from `first`: requests, tokens. A request larger than a bound of tokens is
+-- admitted if nothing waits.
+local function excess(bound, whose, cost, first)
+  local n, t, depth, tokens = number('n' .. whose), number('t' .. whose), tonumber(ARGV[first]), tonumber(ARGV[first + 1])
+  if n < depth and (n == 0 or t + cost <= tokens) then return nil end
+  local _, speed = rate(1)
+  local surplus = math.max(t / n * math.max(1, depth / 10), t + cost - tokens)
+  return { bound, speed and speed > 0 and string.format('%.3f', surplus / speed) or '' }
+end
+
+-- -> {the bound that one more request of `cost` tokens would exceed, seconds or ''}, or {the gate that drains (3, 4), ''};
+-- nil if there is room
+local function refusal(tenant, cost, first)
+  return drain_refusal(tenant) or excess(1, '', cost, first) or excess(2, ':' .. tenant, cost, first + 2)
 end
 
 -- -> the place in a class of the request with the rank `rank`, from 0, in its lane, and how many tenants take turns. Of
@@ -71,18 +72,18 @@ local function unreserve(id)
 end
 
 -- group, lanes, class, tenant, request id, cost, deadline in ms or '', then order, latest start and the bounds as for
--- publish -> {0}, or {what refuses it, seconds or ''}
+-- publish -> 0, or {what refuses it, seconds or ''}
 function commands.reserve()
   local tenant, id, cost = ARGV[5], ARGV[6], tonumber(ARGV[7])
-  if redis.call('HEXISTS', waiting, id) == 1 or redis.call('HEXISTS', reserved, id) == 1 then return { 0 } end
-  local refused = refusal(tenant, cost, { unpack(ARGV, 11) })
+  if redis.call('HEXISTS', waiting, id) == 1 or redis.call('HEXISTS', reserved, id) == 1 then return 0 end
+  local refused = refusal(tenant, cost, 11)
     or too_late(tonumber(ARGV[4]), tenant, tonumber(ARGV[9]) or seconds() * TICKS_PER_S, ARGV[10])
   if refused then return refused end
   redis.call('HSET', reserved, id, table.concat({ 0, cost, ARGV[4], tenant }, ':'))
   redis.call('ZADD', reserved_at, string.format('%d', seconds() * 1000), id)
   charge(tenant, 1, cost)
   if ARGV[8] ~= '' then redis.call('ZADD', overdue, ARGV[8], id) end
-  return { 0 }
+  return 0
 end
 
 -- group, lanes, request id, 1 if it was written to its topic: its reservation holds. Otherwise it is given back, unless

@@ -110,7 +110,7 @@ local function write_back()
       gone[#gone + 1] = field
     else
       kept[#kept + 1] = field
-      kept[#kept + 1] = string.format('%.17g', known[field])
+      kept[#kept + 1] = known[field]
     end
   end
   if kept[1] then redis.call('HSET', counters, unpack(kept)) end
@@ -125,10 +125,10 @@ end
 -- Add `sign` times a request of `cost` tokens to what counts against the bounds.
 local function charge(tenant, sign, cost)
   read_tenant(tenant)
-  for _, whose in ipairs({ '', ':' .. tenant }) do
-    add('n' .. whose, sign)
-    add('t' .. whose, sign * cost)
-  end
+  add('n', sign)
+  add('t', sign * cost)
+  add('n:' .. tenant, sign)
+  add('t:' .. tenant, sign * cost)
 end
 
 -- The same, for a request that waits in a lane.

@@ -39,6 +39,7 @@ class _Link(Wire):
         self._writable = asyncio.Event()
         self._writable.set()
         self._retired = False
+        self._unsent = bytearray()  # of the calls since the loop's last round, which share a write
         self._transport.set_write_buffer_limits(MAX_BUFFERED_BYTES)
 
     @property
@@ -54,8 +55,19 @@ class _Link(Wire):
         if not self._waiting:
             self.heard = self._loop.time()  # no reply was due before
         self._waiting.append(call)
-        self.send(b"".join(packed))
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        for command in packed:
+            self._unsent += command
+        if len(self._unsent) > MAX_BUFFERED_BYTES:
+            self._flush()
         return await call.done
+
+    def _flush(self) -> None:
+        """Send what was collected; uvloop makes a system call of each write."""
+        if self._unsent:
+            unsent, self._unsent = self._unsent, bytearray()
+            self.send(unsent)
 
     def silent(self, seconds: float) -> bool:
         """Return whether replies have been due for that long."""

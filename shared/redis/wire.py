@@ -35,7 +35,7 @@ class Wire(asyncio.Protocol, ABC):
     def open(self) -> bool:
         return not self._transport.is_closing()
 
-    def send(self, packed: bytes) -> None:
+    def send(self, packed: bytes | bytearray) -> None:
         """Send packed commands; do nothing if the connection is closed."""
         if self.open:
             self._transport.write(packed)

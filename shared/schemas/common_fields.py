@@ -15,7 +15,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from shared import protocol
-from shared.protocol import FinishReason, PriorityClass, PromptOptions, SamplingParams, StopReason
+from shared.protocol import (
+    DEFAULT_PROMPT_OPTIONS,
+    FinishReason,
+    PriorityClass,
+    PromptOptions,
+    SamplingParams,
+    StopReason,
+)
 from shared.schemas.base import Body, refuse_unless_neutral
 from shared.schemas.neutral_fields import NeutralFields
 from shared.schemas.openapi_bounds import Items, Short
@@ -106,7 +113,8 @@ class ParameterFields(Body):
     """Base class of bodies with fields of the parameters of shared.validation.parameters."""
 
     def to_prompt_options(self) -> PromptOptions:
-        values = self._given(PromptOptions)
+        if not (values := self._given(PromptOptions)):
+            return DEFAULT_PROMPT_OPTIONS
         texts = {name: json.dumps(values[name], ensure_ascii=False) for name in _JSON_TEXTS if name in values}
         return PromptOptions(**values | texts)
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 
 from shared.errors import InvalidRequest
-from shared.protocol import PromptOptions, Request
+from shared.protocol import DEFAULT_PROMPT_OPTIONS, PromptOptions, Request
 from shared.validation.json_text import fault
 from shared.validation.parameters import BY_NAME
 from shared.validation.request_parameters import MAX_DOCUMENTS, MAX_TEMPLATE_VARIABLES
 
-DEFAULT_OPTIONS = PromptOptions()
 MAX_KWARGS_CHARS = 65_536
 TRUNCATION_SIDES = ("left", "right")
 # options of chats alone, with the values that mean nothing
 CHAT_OPTIONS = {
-    name: getattr(DEFAULT_OPTIONS, name)
+    name: getattr(DEFAULT_PROMPT_OPTIONS, name)
     for name in (
         "add_generation_prompt",
         "continue_final_message",
@@ -45,7 +44,7 @@ def check_prompt_options(request: Request, max_chars: int) -> None:
         max_chars: of one text.
     """
     options = request.prompt_options
-    if options == DEFAULT_OPTIONS and not request.cache_salt:
+    if options == DEFAULT_PROMPT_OPTIONS and not request.cache_salt:
         return
     if options.truncate_prompt_tokens is not None:
         BY_NAME["truncate_prompt_tokens"].check_range(options.truncate_prompt_tokens)

@@ -57,6 +57,8 @@ KINDS: Mapping[Task, str] = {
     "classify": "a classification",
     "predict": "a tensor",
 }
+_DEFAULTS = SamplingParams()
+_RANGED = tuple((each, each.name, getattr(_DEFAULTS, each.name)) for each in RANGED)
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
 
@@ -316,9 +318,9 @@ def _check_prompt(prompt: str | tuple[int, ...] | None, limits: Limits) -> None:
 
 def check_params(params: SamplingParams, limits: Limits) -> None:
     """Raise InvalidRequest for the first sampling parameter that is out of range."""
-    for parameter in RANGED:
-        value = getattr(params, parameter.name)
-        if value is not None:
+    for parameter, name, default in _RANGED:
+        value = getattr(params, name)
+        if value is not default and value is not None:
             parameter.check_range(value, getattr(limits, parameter.limit) if parameter.limit else None)
     for parameter in LISTS:
         if items := getattr(params, parameter.name):

@@ -21,6 +21,7 @@ from shared.protocol import (
     encode_event,
     encode_events,
 )
+from shared.schemas.native.jobs import JobRequest
 
 LOGPROBS = st.builds(
     TokenLogprobs,
@@ -94,3 +95,10 @@ def test_events_of_earlier_versions_are_read(data: bytes) -> None:
     assert all(token.logprobs is None or token.logprobs.exact == {} for token in event.tokens)
     if event.terminal is not None:
         assert event.terminal.usage.cached_tokens == 0
+
+
+def test_prompt_options_that_were_not_given_are_not_sent() -> None:
+    plain = JobRequest(model="m", prompt="x").to_request("t")
+    truncated = JobRequest(model="m", prompt="x", truncate_prompt_tokens=9).to_request("t")  # type: ignore[call-arg]
+    assert b"prompt_options" not in encode(plain)
+    assert b'"prompt_options":{"truncate_prompt_tokens":9}' in encode(truncated)

@@ -12,6 +12,7 @@ import uvloop
 from shared.errors import Unavailable
 from shared.redis.client import RedisServer
 from shared.redis.embedded import HOST, EmbeddedServer
+from shared.redis.multiplexer import MAX_BUFFERED_BYTES
 from shared.redis.node import pack
 from tests.support.proxy import FaultProxy
 
@@ -46,6 +47,19 @@ async def test_an_idle_connection_that_was_reset_costs_no_call(proxy: FaultProxy
         await asyncio.sleep(0)
     async with server.reaching("the queue"):
         await server.client.ping()
+
+
+@on_either_loop
+async def test_concurrent_calls_share_a_write(proxy: FaultProxy, server: RedisServer) -> None:
+    link, writes = server.client._pipe._link, list[bytes]()
+    assert link is not None
+    send = link.send
+    link.send = lambda packed: (writes.append(bytes(packed)), send(packed))[1]  # type: ignore[method-assign]
+    large = b"x" * MAX_BUFFERED_BYTES
+    replies = await asyncio.gather(*(server.client.exchange([("", pack("ECHO", text))]) for text in ("a", "b")))
+    assert (replies, len(writes)) == ([[b"a"], [b"b"]], 1)
+    await asyncio.gather(*(server.client.exchange([("", pack("ECHO", large))]) for _ in range(2)))
+    assert len(writes) == 3  # what waits to be written is bounded
 
 
 @on_either_loop

@@ -20,6 +20,7 @@ from shared.queue.interface import Claim, Delivery, Room
 from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import OVERDUE, Lease
+from shared.token_log.listener import listen
 from workers.active_request import ActiveRequest, group_by_run
 from workers.answer_writer import AnswerWriter
 from workers.departure import Departure
@@ -145,7 +146,8 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 jobs = [self._append_outputs(), self._acknowledge(), self._leases.run(), self.adapters.run()]
-                background = [tasks.create_task(job) for job in (*jobs, self._listen_for_cancellations())]
+                jobs.append(listen(self._backend.live, keys.control_channel(self._info.id), self._cancel))
+                background = [tasks.create_task(job) for job in jobs]
                 if self._settings.canary_interval:
                     background.append(tasks.create_task(self._canary.run()))
                 pulling = tasks.create_task(self._puller.run())
@@ -266,15 +268,11 @@ class Worker:
 
     # ending runs
 
-    async def _listen_for_cancellations(self) -> None:
-        """Stop requests that were cancelled; their terminal event is in the log already."""
-        async with self._backend.live.subscribe(keys.control_channel(self._info.id)) as cancelled:
-            while True:
-                message = await cancelled.get(None)
-                job_id = message.decode(errors="replace") if isinstance(message, bytes) else ""
-                if active := self._abort(job_id, "cancelled"):
-                    self._metrics.count_cancellation(active)
-                    self._complete(active)
+    def _cancel(self, message: bytes) -> None:
+        """Stop a request that was cancelled, by its id; its terminal event is in the log already."""
+        if active := self._abort(message.decode(errors="replace"), "cancelled"):
+            self._metrics.count_cancellation(active)
+            self._complete(active)
 
     def _complete(self, active: ActiveRequest) -> None:
         """Remove a request that has ended, and have it acknowledged."""

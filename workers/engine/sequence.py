@@ -5,6 +5,7 @@ All of it can be derived again from the prompt and the tokens emitted so far.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ class Sequence:
         num_cached_tokens: how many tokens of the prompt were in the prefix cache when it started; None until then.
         adapter: the LoRA adapter to compute with, if any.
         prefix_salt, block_keys: for the prefix cache; the keys of the first full blocks, as far as computed.
-        block_table: the KV block of each `block_size` positions.
+        block_table: the KV block of each `block_size` positions; an array, which a step copies without its numbers.
         forks: choices of the same request that wait until this one's prompt is computed, to share it.
         echo: the prompt that is sent with the first token, on the choice that computes the prompt.
         penalized: its params change logits, by penalties or biases.
@@ -71,7 +72,7 @@ class Sequence:
     preempted: bool = False
     num_cached_tokens: int | None = None
     num_computed_tokens: int = 0
-    block_table: list[int] = field(default_factory=list)
+    block_table: array[int] = field(default_factory=lambda: array("q"))
     block_keys: list[bytes] = field(default_factory=list)
     forks: list[Sequence] = field(default_factory=list)
     echo: Echo | None = None

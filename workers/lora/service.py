@@ -22,6 +22,7 @@ from shared.redis import keys
 from shared.runtime.retry import run_forever, until_available
 from shared.settings import Settings
 from shared.token_log.interface import OVERDUE
+from shared.token_log.listener import listen
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.lora.adapter_folder import AdapterMissing
@@ -126,17 +127,11 @@ class WorkerAdapters:
             return
         self._metrics.watch_adapters(self._model, self.residents)
         try:
-            await run_forever(self._listen, pause_s=RETRY_PAUSE_S, failure_event="adapter_orders_unavailable")
+            listen_for_orders = partial(listen, self._backend.live, keys.adapter_orders(self._model), self._take)
+            await run_forever(listen_for_orders, pause_s=RETRY_PAUSE_S, failure_event="adapter_orders_unavailable")
         finally:
             for task in list(self._orders.values()):
                 task.cancel()
-
-    async def _listen(self) -> None:
-        async with self._backend.live.subscribe(keys.adapter_orders(self._model)) as orders:
-            while True:
-                message = await orders.get(None)
-                if isinstance(message, bytes):
-                    self._take(message)
 
     def _take(self, message: bytes) -> None:
         """Begin to carry out an order, which is published again and again until it has a result."""

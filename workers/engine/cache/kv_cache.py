@@ -109,7 +109,7 @@ class KVCacheManager:
     def free(self, sequence: Sequence) -> None:
         for block in reversed(sequence.block_table):
             self.pool.release(block)
-        sequence.block_table.clear()
+        del sequence.block_table[:]
         sequence.num_computed_tokens = 0
 
     def take_copies(self) -> list[tuple[int, int]]:

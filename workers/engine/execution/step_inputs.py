@@ -6,7 +6,7 @@ A row consists of its token, its position and the number of its sequence, which 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -48,27 +48,24 @@ class StepInputs:
     @classmethod
     def from_batch(cls, batch: ScheduledBatch) -> StepInputs:
         """Build the inputs of a batch, on the CPU."""
-        sequences = [item.sequence for item in batch.items]
+        items = batch.items
+        sequences = [item.sequence for item in items]
         positions = [sequence.num_computed_tokens for sequence in sequences]
-        lengths = [item.num_rows for item in batch.items]
-        starts = [0, *accumulate(lengths)]
-        ends = starts[1:]
-        if batch.num_rows == len(lengths):  # one token of each
+        if batch.num_rows == len(items):  # one token of each
+            lengths = [1] * len(items)
             tokens = [sequence.tokens[position] for sequence, position in zip(sequences, positions, strict=True)]
         else:
-            tokens = [token for item in batch.items for token in item.tokens]
-        sample_rows = [
-            end - 1 - len(item.drafts) for item, end in zip(batch.items, ends, strict=True) if item.samples
-        ]
+            lengths = [item.num_rows for item in items]
+            tokens = [token for item in items for token in item.tokens]
+        starts = [0, *accumulate(lengths)]
+        ends = starts[1:]
+        sample_rows = [end - 1 - len(item.drafts) for item, end in zip(items, ends, strict=True) if item.samples]
         if batch.num_drafts:
             sample_rows += [
-                row
-                for item, end in zip(batch.items, ends, strict=True)
-                for row in range(end - len(item.drafts), end)
+                row for item, end in zip(items, ends, strict=True) for row in range(end - len(item.drafts), end)
             ]
-        for item, start, position in zip(batch.items, starts, positions, strict=False):
-            if item.sequence.echo is not None:
-                sample_rows += [start - position + scored for scored in item.scores]
+        for index in [index for index, sequence in enumerate(sequences) if sequence.echo is not None]:
+            sample_rows += [starts[index] - positions[index] + scored for scored in items[index].scores]
         spans = tuple(map(Span, starts, lengths, positions))
         offsets = np.array(positions) - starts[:-1]
 
@@ -93,6 +90,5 @@ def _block_tables(batch: ScheduledBatch) -> np.ndarray:
     tables = [item.sequence.block_table for item in batch.items]
     lengths = np.array([len(table) for table in tables])
     padded = np.zeros((len(tables), lengths.max()), np.int64)
-    held = np.arange(padded.shape[1]) < lengths[:, None]
-    padded[held] = np.fromiter(chain.from_iterable(tables), np.int64, lengths.sum())
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.frombuffer(b"".join(tables), np.int64)
     return padded

@@ -53,7 +53,7 @@ class KVCacheMachine(RuleBasedStateMachine):
             self.write(sequence, sequence.num_uncomputed_tokens)
         else:
             self.prefixes.undo_reuse(sequence, found)
-            assert sequence.block_table == []
+            assert not sequence.block_table
             assert self.pool.num_free == before
 
     @precondition(lambda self: self.live)
@@ -61,7 +61,7 @@ class KVCacheMachine(RuleBasedStateMachine):
     def grow(self, data: st.DataObject, more: int, token: int) -> None:
         """Blocks written afterwards belong to this sequence alone, so shared ones are copied."""
         sequence = data.draw(st.sampled_from(self.live))
-        first, table = sequence.num_computed_tokens // BLOCK_SIZE, list(sequence.block_table)
+        first, table = sequence.num_computed_tokens // BLOCK_SIZE, sequence.block_table[:]
         if not self.cache.allocate(sequence, sequence.num_computed_tokens + more):
             assert sequence.block_table == table
             assert self.cache.take_copies() == []

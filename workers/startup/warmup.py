@@ -28,7 +28,7 @@ DEFAULT_MAX_TOKENS = 16  # of a warm-up request that names no maximum
 PARAM = "warmup_requests"
 TIMEOUT_S = 300.0  # for each request
 TENANT = "warm-up"  # cached prefixes are kept apart by tenant, so no client's answer depends on a warm-up
-BUILT_IN = SamplingParams(max_tokens=2, temperature=0.5, top_p=0.9)
+BUILT_IN = SamplingParams(max_tokens=2, temperature=0.5, top_p=0.9, logprobs=1)  # vLLM compiles for logprobs
 
 
 @dataclass(frozen=True)

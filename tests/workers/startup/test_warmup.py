@@ -87,7 +87,7 @@ async def test_one_short_request_runs_by_default(
     backend: Backend, settings: Settings, engine: RecordingEngine
 ) -> None:
     await load(backend, settings)
-    assert [request.params.max_tokens for request in engine.requests] == [2]
+    assert [(request.params.max_tokens, request.params.logprobs) for request in engine.requests] == [(2, 1)]
 
 
 @pytest.mark.parametrize(

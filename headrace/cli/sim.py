@@ -72,9 +72,8 @@ def autoscale(
     chosen = names_of("--policies", policies, POLICIES)
     machine = Machine(SMOLLM2 if step_times is None else StepTimes.read(step_times), seats, cold_start)
     load = _load(arrivals, requests, bursts, seed)
-    targets = Targets(least, most, utilization, queue, keda)
     with stderr.status(f"simulating {len(load):,} requests"):
-        found = compare(load, machine, targets, chosen, ttft_target)
+        found = compare(load, machine, Targets(least, most, utilization, queue, keda), chosen, ttft_target)
     if plot is not None:
         _write_plot(plot, found)
     report(found, as_json)

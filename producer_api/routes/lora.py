@@ -41,7 +41,8 @@ from shared.protocol import new_job_id
 from shared.schemas.vllm.adapters import LoadAdapterRequest, UnloadAdapterRequest
 
 RESULT_LIMIT_S = 300.0  # how long a caller waits for an adapter
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between looks at the outcome; the order is repeated before each
+OUTAGE_LIMIT_S = 5.0  # of Redis, for which a caller waits too: a worker may be about to register the adapter
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between looks at the outcome; the order is repeated after each
 
 
 async def load(context: Context, request: Request, caller: Principal) -> Response:
@@ -97,19 +98,29 @@ async def _load(context: Context, order: AdapterOrder) -> None:
             f"the workers of {order.base!r} load no adapters: their setting lora_dir is not set",
             param="base_model_name",
         )
-    pause, waited = FIRST_PAUSE_S, 0.0
+    result = await _carried_out(context, order)
+    context.catalog.forget_snapshot()
+    if result.error:
+        raise _refusal(order, result)
+
+
+async def _carried_out(context: Context, order: AdapterOrder) -> AdapterResult:
+    """Place an order until it has a result, also while Redis is away for a moment. Raises Unavailable."""
+    pause, waited, away = FIRST_PAUSE_S, 0.0, 0.0
     while waited < RESULT_LIMIT_S:
-        async with redis_deadline():
-            await context.backend.adapters.place(order)
+        try:
+            async with redis_deadline():
+                result = await context.backend.adapters.result(order.id)
+                if result is not None:
+                    return result
+                await context.backend.adapters.place(order)
+            away = 0.0
+        except Unavailable:
+            if away > OUTAGE_LIMIT_S:
+                raise
+            away += pause
         await asyncio.sleep(pause)
         waited += pause
-        async with redis_deadline():
-            result = await context.backend.adapters.result(order.id)
-        if result is not None:
-            context.catalog.forget_snapshot()
-            if result.error:
-                raise _refusal(order, result)
-            return
         pause = min(2 * pause, LONGEST_PAUSE_S)
     raise Unavailable(f"no worker of {order.base!r} has loaded the adapter yet", retry_after=1)
 

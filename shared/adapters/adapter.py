@@ -24,6 +24,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
         digest: of its contents.
         rank: the largest of its matrices.
         created: when it was registered, in seconds since the epoch.
+        order: id of the order by which it was registered.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     rank: int
     created: int
+    order: str = ""
 
     @property
     def ref(self) -> AdapterRef:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as over_grpc
@@ -24,12 +26,14 @@ Grpc = over_grpc.InferenceServerClient
 
 
 @pytest.fixture(scope="module")
-def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Run `headrace up` on a repository, load its models, and yield its addresses of HTTP and gRPC."""
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
+    """Run `headrace up` on a repository, load its models, and yield its addresses of HTTP, gRPC and metrics."""
     folder = tmp_path_factory.mktemp("kserve")
     write_repository(folder / "models")
-    port = free_port("127.0.0.1")
-    launched = Launched(folder, model_repository=folder / "models", grpc_port=port, model_control="explicit")
+    ports = {"grpc_port": free_port("127.0.0.1"), "metrics_port": free_port("127.0.0.1")}
+    launched = Launched(
+        folder, model_repository=folder / "models", model_control="explicit", triton_metrics=True, **ports
+    )
     try:
         address = launched.url.removeprefix("http://")
         with Http(address, network_timeout=LIMIT_S, connection_timeout=LIMIT_S) as client:
@@ -39,19 +43,19 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s
             )
             for name in CONFIGS:
                 client.load_model(name)
-        yield address, f"127.0.0.1:{port}"
+        yield address, *(f"127.0.0.1:{port}" for port in ports.values())
     finally:
         launched.stop()
 
 
 @pytest.fixture(scope="module")
-def http(addresses: tuple[str, str]) -> Iterator[Http]:
+def http(addresses: tuple[str, str, str]) -> Iterator[Http]:
     with Http(addresses[0], network_timeout=LIMIT_S) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def grpc(addresses: tuple[str, str]) -> Iterator[Grpc]:
+def grpc(addresses: tuple[str, str, str]) -> Iterator[Grpc]:
     with Grpc(addresses[1]) as client:
         yield client
 
@@ -101,7 +105,7 @@ def test_inference_over_both_transports(http: Http, grpc: Grpc) -> None:
     assert statistics["name"] == "add_sub"
 
 
-def test_statistics_count_inferences(http: Http, grpc: Grpc) -> None:
+def test_statistics_count_inferences(http: Http, grpc: Grpc, addresses: tuple[str, str, str]) -> None:
     def count() -> int:
         [found] = grpc.get_inference_statistics("add_sub", "2").model_stats
         return found.inference_stats.success.count
@@ -109,6 +113,9 @@ def test_statistics_count_inferences(http: Http, grpc: Grpc) -> None:
     before = count()
     http.infer("add_sub", pair(over_http), model_version="2")
     until(lambda: count() > before, despite=ABSENT)
+    *_, metrics = addresses
+    page = httpx.get(f"http://{metrics}/metrics", timeout=LIMIT_S).text
+    assert re.search(r'nv_inference_request_success(_total)?\{model="add_sub",version="2"\} [1-9]', page)
 
 
 def test_sequences_and_decoupled_models_stream(grpc: Grpc) -> None:

@@ -180,14 +180,20 @@ class WorkerAdapters:
             digest=weights.digest,
             rank=weights.rank,
             created=int(time.time()),
+            order=order.id,
         )
         refused = await self._backend.adapters.register(adapter, replace=order.replace)
-        if refused:
+        if refused and not await self._was_registered(order):
             reason = "it is registered already" if refused == "exists" else "too many are registered"
             return AdapterResult(id=order.id, error=reason, refusal=refused)
         log.info("adapter_registered", adapter=order.name, model=order.base, rank=weights.rank)
         self.residents.offer(adapter.ref, weights)
         return AdapterResult(id=order.id)
+
+    async def _was_registered(self, order: AdapterOrder) -> bool:
+        """Return whether a worker has registered the order's adapter, but could not answer. Raises Unavailable."""
+        found = await self._backend.adapters.find(order.name)
+        return found is not None and bool(order.id) and found.order == order.id
 
     async def _load(self, ref: AdapterRef) -> AdapterWeights:
         if self._reader is None:

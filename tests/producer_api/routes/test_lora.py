@@ -17,7 +17,7 @@ import pytest
 from headrace.client.verification import compare
 from shared.adapters.adapter import Adapter
 from shared.backend import Backend
-from shared.errors import ConfigError
+from shared.errors import ConfigError, Unavailable
 from shared.protocol import Recording, SamplingParams
 from shared.settings import Settings
 from tests.support.adapters import edit_adapter, save_adapter
@@ -298,6 +298,53 @@ async def test_a_fault_of_the_reader_is_an_answer(
     monkeypatch.setattr(engine.adapters, "load", fault)
     refused = await put(http, "a")
     assert (refused.status_code, "failed to read" in refused.json()["error"]["message"]) == (400, True)
+
+
+async def test_two_replicas_and_two_workers_agree(
+    http: httpx.AsyncClient, settings: Settings, backend: Backend, alone: Engine
+) -> None:
+    wanted = expected(alone, "a")
+    other = Backend.open(settings)
+    await other.start()
+    async with (
+        Harness(other, settings, fingerprinted=True).worker(alone, "u", TINY) as second,
+        serving(settings, other) as url,
+        httpx.AsyncClient(base_url=url, timeout=60) as replica,
+    ):
+        await other.registry.beat(second._heartbeat())
+        both = await asyncio.gather(put(http, "sql", "a"), put(replica, "sql", "a"))
+        assert sorted(each.status_code for each in both) == [200, 400]
+        for client in (http, replica, http, replica):
+            assert ids_of(await complete(client, "sql")) == wanted
+        assert (await drop(replica, "sql")).status_code == 200
+        gone = await asyncio.gather(
+            *(client.post("/v1/completions", json={"model": "sql", "prompt": "x"}) for client in (replica, http))
+        )
+        assert [each.status_code for each in gone] == [404, 404]
+        assert (await put(http, "b")).status_code == 200
+        assert (await complete(replica, "b"))["model"] == "b"
+    await other.close()
+
+
+@pytest.mark.parametrize("lost", ["place", "register", "answer", "result"])
+async def test_a_load_survives_an_outage_of_redis(
+    http: httpx.AsyncClient, backend: Backend, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Given a Redis that is away for one call, though it may have carried the call out."""
+    call, calls = getattr(backend.adapters, lost), itertools.count()
+
+    async def failing(*args: Any, **given: Any) -> Any:
+        if next(calls):
+            return await call(*args, **given)
+        if lost == "register":  # the reply is lost
+            await call(*args, **given)
+        raise Unavailable("Redis is away")
+
+    monkeypatch.setattr(backend.adapters, lost, failing)
+    assert (await put(http, "sql", "a")).status_code == 200
+    assert next(calls) > 1
+    assert "sql" in await models(http)
+    assert "already been loaded" in (await put(http, "sql", "a")).json()["error"]["message"]
 
 
 async def test_few_adapters_are_checked_at_once(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from workers.engine.kernels import Kernels
 from workers.engine.model_runner import ModelRunner
 from workers.engine.models.decoder import DecoderConfig
 from workers.engine.parallel.group import DistributedGroup
+from workers.engine.parallel.meeting import meeting_place
 from workers.engine.parallel.messages import Capacity, Load, Loaded, Start
 from workers.engine.parallel.part import RankPart
 from workers.engine.parallel.shard import PARAM, Shard, divisible_model
@@ -69,11 +69,10 @@ class TeamLoading:
         blocks = min([self._size.num_blocks, *(each.num_blocks for each in self._team.ask(Capacity))])
         length = min(self._size.max_model_len, blocks * self._size.block_size)
         size = replace(self._size, num_blocks=blocks, max_model_len=length)
-        with tempfile.TemporaryDirectory(prefix="headrace-ranks-") as folder:  # for this user only
-            store = str(Path(folder) / "store")
-            self._team.tell(Load(num_blocks=blocks, max_model_len=length, store=store))
+        with meeting_place() as store:
+            self._team.tell(Load(num_blocks=blocks, max_model_len=length, store=str(store)))
             try:
-                group = DistributedGroup(0, self._ranks, store, self._part.device)
+                group = DistributedGroup(0, self._ranks, str(store), self._part.device)
             except RuntimeError as error:
                 raise EngineLost(f"the ranks cannot reach each other: {error}") from error
         runner = self._part.load(size, kernels, group, progress, partial(TeamRunner, self._team, group))

@@ -56,7 +56,7 @@ def test_the_thread_counts_and_others_do_not(computer: Computer) -> None:
     begun, own = cpu_time(), time.thread_time()
     while time.thread_time() < own + WORK_S:
         sum(range(1000))
-    assert cpu_time() - begun < WORK_S / 10
+    assert cpu_time() - begun < WORK_S / 2  # a child, such as the tests' Redis server, counts in ticks of 10 ms
     computer.computing.set()
     wait_for_work(cpu_time)
 

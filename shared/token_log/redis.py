@@ -54,7 +54,7 @@ from shared.token_log.redis_form import (
 )
 
 SCAN_COUNT = 500  # keys that one step of the scan for unfinished requests visits
-MAX_JOINED = 64  # requests of one call, which the server runs to its end before it serves others: 0.5 ms
+MAX_JOINED = 64  # requests of one call; the server runs it to its end, 0.7 ms, before it serves others
 DAMAGED = 2  # the script's reply to an append if another program deleted or extended the log
 PAGE_SEQS = 256  # that one read covers; bounds a reader's memory, although an entry may hold hundreds of tokens
 

@@ -1,4 +1,4 @@
-"""Batches that were cancelled or expired before another process took their chunks over."""
+"""Batches that were cancelled or expired before another process took their chunks over; lines in an outage."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from producer_api.batch_runner.run_request import run
 from producer_api.batch_runner.services import BatchServices
 from shared.backend import Backend
 from shared.batches.store import BatchRecord
+from shared.errors import Unavailable
 from shared.protocol import line_job_id
 from shared.token_log.interface import OVERDUE
 from tests.support.batch_client import line
@@ -66,3 +67,26 @@ async def test_lines_that_ended_before_keep_their_result(
         assert results(services, ended.output_file_id) == {"c1": 200}
         stopped = dict.fromkeys(("c3", "c4", "c5", "c6"), f"batch_{status}")
         assert results(services, ended.error_file_id) == {"c2": 504, **stopped}
+
+
+async def test_lines_that_begin_in_an_outage_wait(
+    services: BatchServices, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a Redis that is away when each line looks up the model and the time."""
+    monkeypatch.setattr("producer_api.batch_runner.run_request.RETRY_DELAY_S", 0.0)
+    away = {"any_model": len(LINES), "now": len(LINES)}
+    calls = {"any_model": services.gateway.any_model, "now": backend.token_log.now}
+
+    async def call(name: str) -> Any:
+        away[name] -= 1
+        if away[name] >= 0:
+            raise Unavailable("Redis is away")
+        return await calls[name]()
+
+    monkeypatch.setattr(services.gateway, "any_model", lambda: call("any_model"))
+    async with planned(services, LINES) as record:
+        monkeypatch.setattr(backend.token_log, "now", lambda: call("now"))
+        while (await services.batches.get("batch_1")).status != "completed":
+            await BatchRunner(services, record, asyncio.Semaphore(64)).run()
+        ended = await services.batches.get("batch_1")
+        assert (ended.completed, ended.failed, max(away.values()) < 0) == (len(LINES), 0, True)

@@ -31,7 +31,7 @@ class GroupedWeight:
         inputs: number of inputs.
         order: [in] int64, the input of each place, where groups are not of adjacent inputs.
         is_float: the codes are the bits of float8_e4m3fn; scales and zeros are then float32.
-        narrow: scales are integers below 256, and zeros sixteenths below 16, so that 8 bits hold each.
+        narrow: scales are integers below 256, and zeros sixteenths below 16, of which the C++ kernels keep bytes.
     """
 
     bits: Bits

@@ -25,7 +25,7 @@ class EngineFields(KVTierFields):
     )
     quantization: QuantizationName = Field(
         "none",
-        description="int8: weights of 8 bits; int4: weights of 4 bits in groups of 32, calibrated at the first "
+        description="int8: weights of 8 bits; int4: weights of 4 bits in groups of 16, calibrated at the first "
         "start; with both, activations have 16 bits on CPU",
     )
     reasoning_parser: ReasoningParserName = Field(

@@ -41,7 +41,9 @@ class RoundingLinear:
 
     def rounded(self) -> GroupedWeight:
         """Return the rounded weight; one that got no rows is rounded to the nearest values."""
-        return quantize_groups(join(self._weights), 4, GROUP) if self._rounded is None else self._rounded
+        if self._rounded is not None:
+            return self._rounded
+        return quantize_groups(join(self._weights), 4, GROUP, narrow=True)
 
 
 class Calibration(GroupedIntegers):

@@ -138,5 +138,5 @@ def _read(path: Path) -> list[GroupedWeight]:
             tensors[f"{number}.{name}"] for name in ("codes", "inputs", "scales", "zeros", "factors")
         )
         codes = torch.stack([packed & 15, packed >> 4], -1).flatten(1)
-        found.append(GroupedWeight(4, GROUP, codes, scales, zeros, factors, int(inputs)))
+        found.append(GroupedWeight(4, GROUP, codes, scales, zeros, factors, int(inputs), narrow=True))
     return found

@@ -1,5 +1,6 @@
 // Product of a linear layer whose weights are integers of 4 or 8 bits with a scale and a zero for each group of inputs:
 // weight = factor of the output * scale * (integer - zero). Activations are 16-bit integers with a scale for each row.
+// A scale and a zero are numbers of 16 bits, or of a byte each, which counts sixteenths of a zero.
 //
 // A group's sum of integers is exact, and the groups of a row are added in order, each product rounded alone, so a
 // row's bits depend neither on its neighbours nor on the width of vectors.
@@ -11,6 +12,7 @@ namespace {
 
 typedef uint16_t CodeVec __attribute__((vector_size(4 * kLanes), aligned(2), may_alias));
 typedef uint16_t HalfVec __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
+typedef uint8_t CountVec __attribute__((vector_size(kLanes), aligned(1), may_alias));
 
 constexpr float kLevels = 32767;  // of activations; no sum of a group overflows 32 bits
 constexpr int64_t kBytesAhead = 4096;
@@ -28,8 +30,30 @@ inline Vec load_halves(const uint16_t* p) {
 #endif
 }
 
+// Loads kLanes bytes.
+inline Vec load_counts(const uint8_t* p) {
+#if HEADRACE_LANES == 16 && defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif HEADRACE_LANES == 8 && defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const CountVec*>(p), IntVec), Vec);
+#endif
+}
+
+// Loads the scales of kLanes columns.
+inline Vec load_scales(const uint8_t* p, int64_t width) {
+  return width == 1 ? load_counts(p) : load_halves(reinterpret_cast<const uint16_t*>(p));
+}
+inline Vec load_zeros(const uint8_t* p, int64_t width) {
+  return width == 1 ? load_counts(p) * 0.0625f : load_halves(reinterpret_cast<const uint16_t*>(p));
+}
+
 // Bytes of one group of a panel: scales, zeros, then integers.
-inline int64_t group_bytes(int64_t group, int64_t bits) { return 4 * kPanel + group * kPanel * bits / 8; }
+inline int64_t header_bytes(int64_t width) { return 2 * width * kPanel; }
+inline int64_t group_bytes(int64_t group, int64_t bits, int64_t width) {
+  return header_bytes(width) + group * kPanel * bits / 8;
+}
 
 // Loads 16 bits for each of kLanes columns and both inputs of a pair. It is no memcpy, which GCC compiles to a copy on
 // the stack in parts, for whose end the load of the whole vector waits.
@@ -88,25 +112,27 @@ inline void add_packed_group(const int16_t* x, int64_t stride, int64_t group, co
 struct Columns {
   const uint8_t *packed, *unpacked;  // integers of 16 bits, or null
   const float *factors, *bias;
-  int64_t count, groups, group, bits;
+  int64_t count, groups, group, bits, width;
 };
 
 template <int R, int Bits>
 void multiply(const Rows& rows, const Columns& panel, float* out, int64_t outputs) {
   Vec totals[R][2] = {};
-  const int64_t stride = panel.groups * panel.group, bytes = group_bytes(panel.group, panel.bits);
+  const int64_t stride = panel.groups * panel.group, width = panel.width;
+  const int64_t bytes = group_bytes(panel.group, panel.bits, width);
   for (int64_t g = 0; g < panel.groups; ++g) {
     const uint8_t* at = panel.packed + g * bytes;
-    const uint8_t* codes = Bits == kUnpacked ? panel.unpacked + g * panel.group * kPanel * 2 : at + 4 * kPanel;
+    const uint8_t* codes =
+        Bits == kUnpacked ? panel.unpacked + g * panel.group * kPanel * 2 : at + header_bytes(width);
     IntVec sums[R][2] = {};
     const int16_t* x = rows.integers + g * panel.group;
     if constexpr (Bits == 4)
       add_packed_group<R>(x, stride, panel.group, codes, sums);
     else
       add_group<R, Bits>(x, stride, panel.group, codes, sums);
-    const uint16_t* halves = reinterpret_cast<const uint16_t*>(at);
     for (int v = 0; v < 2; ++v) {
-      const Vec scale = load_halves(halves + v * kLanes), zero = load_halves(halves + kPanel + v * kLanes);
+      const Vec scale = load_scales(at + v * kLanes * width, width);
+      const Vec zero = load_zeros(at + (kPanel + v * kLanes) * width, width);
       for (int r = 0; r < R; ++r) {
         const Vec shift = zero * splat(rows.sums[r * panel.groups + g]);
         totals[r][v] += (__builtin_convertvector(sums[r][v], Vec) - shift) * scale;
@@ -138,7 +164,7 @@ const uint8_t* unpack(const Columns& panel) {
   memory.resize(panel.groups * panel.group * kPanel);
   uint16_t* to = memory.data();
   for (int64_t g = 0; g < panel.groups; ++g) {
-    const uint8_t* codes = panel.packed + g * group_bytes(panel.group, 4) + 4 * kPanel;
+    const uint8_t* codes = panel.packed + g * group_bytes(panel.group, 4, panel.width) + header_bytes(panel.width);
     for (int64_t k = 0; k < panel.group; k += kInputs, codes += kInputs * kPanel / 2) {
       const CodeVec packed[2] = {load_codes(codes), load_codes(codes + 2 * kPanel)};
       for (int64_t pair = 0; pair < kInputs / 2; ++pair)
@@ -179,14 +205,16 @@ void prepare_groups(const Linear& layer, const Rows& rows, int64_t row) {
 void multiply_groups(const Linear& layer, const Rows& rows, Range block, int64_t panel, float* out) {
   const int64_t groups = row_groups(layer), column = panel * kPanel, outputs = layer.outputs;
   const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
-  Columns columns{static_cast<const uint8_t*>(layer.packed) + panel * groups * group_bytes(layer.group, layer.bits),
+  const int64_t bytes = groups * group_bytes(layer.group, layer.bits, layer.width);
+  Columns columns{static_cast<const uint8_t*>(layer.packed) + panel * bytes,
                   nullptr,
                   layer.scales + column,
                   layer.bias == nullptr ? nullptr : layer.bias + column,
                   outputs - column,
                   groups,
                   layer.group,
-                  layer.bits};
+                  layer.bits,
+                  layer.width};
   const Multiply* multiply = layer.bits == 4 ? kMultiplyFew : kMultiply<8>;
   if (layer.bits == 4 && count > kFewRows) {  // unpacked once for all rows
     columns.unpacked = unpack(columns);
@@ -202,20 +230,20 @@ void multiply_groups(const Linear& layer, const Rows& rows, Range block, int64_t
 
 extern "C" {
 
-// Packs one byte for each weight, [outputs, groups * group], and scales and zeros, [outputs, groups], both in 16 bits,
-// as [panels, groups, group_bytes]. Columns beyond `outputs` stay as they are.
-void hr_group_pack(const uint8_t* codes, const uint16_t* scales, const uint16_t* zeros, uint8_t* packed,
-                   int64_t outputs, int64_t groups, int64_t group, int64_t bits) {
-  const int64_t bytes = group_bytes(group, bits);
+// Packs one byte for each weight, [outputs, groups * group], and scales and zeros, [outputs, groups], of `width` bytes
+// each, as [panels, groups, group_bytes]. Columns beyond `outputs` stay as they are.
+void hr_group_pack(const uint8_t* codes, const uint8_t* scales, const uint8_t* zeros, uint8_t* packed, int64_t outputs,
+                   int64_t groups, int64_t group, int64_t bits, int64_t width) {
+  const int64_t bytes = group_bytes(group, bits, width);
   for_each(count_tiles(outputs, kPanel), 1, [&](int64_t panel) {
     for (int64_t column = panel * kPanel; column < std::min(outputs, (panel + 1) * kPanel); ++column)
       for (int64_t g = 0; g < groups; ++g) {
         uint8_t* to = packed + (panel * groups + g) * bytes;
         const int64_t c = column % kPanel;
-        reinterpret_cast<uint16_t*>(to)[c] = scales[column * groups + g];
-        reinterpret_cast<uint16_t*>(to)[kPanel + c] = zeros[column * groups + g];
+        std::memcpy(to + c * width, scales + (column * groups + g) * width, width);
+        std::memcpy(to + (kPanel + c) * width, zeros + (column * groups + g) * width, width);
         const uint8_t* from = codes + (column * groups + g) * group;
-        to += 4 * kPanel;
+        to += header_bytes(width);
         for (int64_t k = 0; k < group; ++k) {
           if (bits == 8) {
             to[k / 2 * 2 * kPanel + c * 2 + k % 2] = from[k];

@@ -15,7 +15,7 @@ struct Linear {
   const void* packed;
   const float *scales, *bias;  // [outputs]: scales of int8, factors of groups; bias or null
   const int64_t* order;        // of groups: the input of each place, or null
-  int64_t group, bits;         // of groups
+  int64_t group, bits, width;  // of groups; width: bytes of a scale, and of a zero
   float levels;                // of int8: largest integer of an activation
 };
 

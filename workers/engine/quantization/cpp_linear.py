@@ -36,7 +36,7 @@ class LinearForm(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("format", "inputs", "outputs")),
         *((name, ctypes.c_void_p) for name in ("packed", "scales", "bias", "order")),
-        *((name, ctypes.c_int64) for name in ("group", "bits")),
+        *((name, ctypes.c_int64) for name in ("group", "bits", "width")),
         ("levels", ctypes.c_float),
     )
 

@@ -61,7 +61,8 @@ class CppGroupedLinear(PackedLinear):
         self._bias = bias
         panel = library.hr_panel()
         panels = -(-weight.outputs // panel)
-        bytes_per_group = 4 * panel + weight.group * panel * weight.bits // 8
+        self._width = 1 if weight.narrow else 2  # bytes of a scale, and of a zero
+        bytes_per_group = 2 * self._width * panel + weight.group * panel * weight.bits // 8
         self._packed = arrays.take(panels * weight.groups * bytes_per_group, torch.uint8)
         self._factors = arrays.take(weight.outputs, torch.float32)
         self._order = None if weight.order is None else arrays.take(weight.inputs, torch.int64)
@@ -71,8 +72,11 @@ class CppGroupedLinear(PackedLinear):
 
     def _pack(self, weight: GroupedWeight) -> None:
         codes, scales, zeros = (part.contiguous() for part in (weight.codes, weight.scales, weight.zeros))
+        if weight.narrow:
+            scales, zeros = scales.to(torch.uint8), (zeros * 16).to(torch.uint8)
         pointers = (codes.data_ptr(), scales.data_ptr(), zeros.data_ptr(), self._packed.data_ptr())
-        self._library.hr_group_pack(*pointers, weight.outputs, weight.groups, weight.group, weight.bits)
+        sizes = (weight.outputs, weight.groups, weight.group, weight.bits, self._width)
+        self._library.hr_group_pack(*pointers, *sizes)
         self._factors.copy_(weight.factors)
         if self._order is not None and weight.order is not None:
             self._order.copy_(weight.order)
@@ -88,4 +92,5 @@ class CppGroupedLinear(PackedLinear):
             order=address(self._order),
             group=weight.group,
             bits=weight.bits,
+            width=self._width,
         )

@@ -31,6 +31,7 @@ class GroupedWeight:
         inputs: number of inputs.
         order: [in] int64, the input of each place, where groups are not of adjacent inputs.
         is_float: the codes are the bits of float8_e4m3fn; scales and zeros are then float32.
+        narrow: scales are integers below 256, and zeros sixteenths below 16, of which the C++ kernels keep bytes.
     """
 
     bits: Bits
@@ -42,6 +43,7 @@ class GroupedWeight:
     inputs: int
     order: Tensor | None = None
     is_float: bool = False
+    narrow: bool = False
 
     @property
     def outputs(self) -> int:
@@ -85,12 +87,12 @@ class GroupedWeight:
         return torch.empty_like(found).index_copy_(1, self.order, found)
 
 
-def quantize_groups(weight: Tensor, bits: Bits, group: int) -> GroupedWeight:
+def quantize_groups(weight: Tensor, bits: Bits, group: int, *, narrow: bool = False) -> GroupedWeight:
     """Round a weight [out, in]: the smallest and the largest value of a group become the ends of its range."""
     grouped = pad(weight.float(), (0, -weight.shape[1] % group)).view(len(weight), -1, group)
-    grid = fit_grid(grouped, bits)
-    codes = grid.codes(grouped).to(torch.uint8 if bits == 4 else torch.int8)
-    return GroupedWeight(bits, group, codes.flatten(1), grid.scales, grid.zeros, grid.factors, weight.shape[1])
+    grid = fit_grid(grouped, bits, narrow=narrow)
+    codes = grid.codes(grouped).to(torch.uint8 if bits == 4 else torch.int8).flatten(1)
+    return GroupedWeight(bits, group, codes, grid.scales, grid.zeros, grid.factors, weight.shape[1], narrow=narrow)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Grid:
     scales: Tensor
     zeros: Tensor
     factors: Tensor
+    narrow: bool
 
     @property
     def least(self) -> int:
@@ -108,46 +111,64 @@ class Grid:
 
     def codes(self, values: Tensor) -> Tensor:
         """Return the integers in float32 of the nearest values of each group, [out, groups, group]."""
-        found = (values / self._steps() + self.zeros.float()[..., None]).round()
+        found = (values / self.steps[..., None] + self.zeros.float()[..., None]).round()
         return found.clamp(self.least, self.least + 2**self.bits - 1)
 
     def values(self, codes: Tensor) -> Tensor:
         """Return the values of integers in float32."""
-        return self._steps() * (codes - self.zeros.float()[..., None])
+        return self.steps[..., None] * (codes - self.zeros.float()[..., None])
 
     def where(self, condition: Tensor, other: Grid) -> Grid:
         """Return the grids of the groups for which `condition` [out, groups] holds, else those of `other`."""
         scales = torch.where(condition, self.scales, other.scales)
         return replace(self, scales=scales, zeros=torch.where(condition, self.zeros, other.zeros))
 
-    def _steps(self) -> Tensor:
-        return (self.scales.float() * self.factors[:, None])[..., None]
+    def with_steps(self, steps: Tensor) -> Grid:
+        """Return the grid with the nearest scales to steps [out, groups] that can be stored; none is 0."""
+        scales = steps / self.factors[:, None]
+        scales = scales.round().clamp(1, 255) if self.narrow else scales.clamp_min(2.0**-24)
+        return replace(self, scales=scales.half())
+
+    def with_zeros(self, zeros: Tensor) -> Grid:
+        """Return the grid with the nearest zeros [out, groups] that can be stored."""
+        return replace(self, zeros=((zeros * 16).round().clamp(0, 255) / 16 if self.narrow else zeros).half())
+
+    @property
+    def steps(self) -> Tensor:
+        """Differences of adjacent values, [out, groups]."""
+        return self.scales.float() * self.factors[:, None]
 
 
-def fit_grid(grouped: Tensor, bits: Bits, factors: Tensor | None = None, shrunk: float = 1.0) -> Grid:
+def fit_grid(
+    grouped: Tensor, bits: Bits, *, narrow: bool = False, factors: Tensor | None = None, shrunk: float = 1.0
+) -> Grid:
     """Return the grids of groups [out, groups, group] from the least to the largest value, both times `shrunk`.
 
     Args:
+        narrow: see `GroupedWeight`; the range then includes 0.
         factors: those of the outputs, if they are given.
     """
     low, high = (bound * shrunk for bound in grouped.aminmax(dim=-1))
-    levels, least = 2**bits - 1, 0 if bits == 4 else -128
-    width = (high - low) / levels
-    is_flat = width <= low.abs() * 2.0**-12  # the zero would leave the range of float16: one value for the group
-    scales = torch.where(is_flat, torch.where(low == 0, 1.0, low.abs()), width)
+    least = 0 if bits == 4 else -128
+    if narrow:
+        low, high = low.clamp_max(0), high.clamp_min(0)
+    steps = (high - low) / (2**bits - 1)
+    # the zero would leave the range of float16: one value for the group
+    is_flat = (steps <= low.abs() * 2.0**-12) & (not narrow)
+    steps = torch.where(is_flat, torch.where(low == 0, 1.0, low.abs()), steps)
     if factors is None:
-        factors = torch.exp2(scales.amax(-1).log2().floor())
-    scales = (scales / factors[:, None]).clamp_min(2.0**-24).half()  # not 0
-    zeros = torch.where(is_flat, -low.sign(), least - low / (scales.float() * factors[:, None])).half()
-    return Grid(bits, scales, zeros, factors)
+        largest = steps.amax(-1)
+        factors = torch.where(largest > 0, largest, 1.0).log2().floor().exp2() / (128 if narrow else 1)
+    grid = Grid(bits, steps, low, factors, narrow).with_steps(steps)
+    return grid.with_zeros(torch.where(is_flat, -low.sign(), least - low / grid.steps))
 
 
 def alike(weights: Sequence[GroupedWeight]) -> bool:
     """Return whether weights have the same form, so that they can be joined."""
     first = weights[0]
     return all(
-        (each.bits, each.group, each.inputs, each.is_float)
-        == (first.bits, first.group, first.inputs, first.is_float)
+        (each.bits, each.group, each.inputs, each.is_float, each.narrow)
+        == (first.bits, first.group, first.inputs, first.is_float, first.narrow)
         and (each.order is None) == (first.order is None)
         and (each.order is None or first.order is None or torch.equal(each.order, first.order))
         for each in weights[1:]

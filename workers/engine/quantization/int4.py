@@ -17,8 +17,8 @@ from workers.engine.quantization.grouped_weight import Bits, GroupedWeight, quan
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.packed_arrays import PackedArrays
 
-GROUP = 32
-WIDE_GROUP = 64  # of integers of 8 bits
+GROUP = 16  # of integers of 4 bits, with a scale and a zero of 8 bits
+WIDE_GROUP = 64  # of integers of 8 bits, with a scale and a zero of 16 bits
 _VALUES_AT_ONCE = 2**21  # rounding needs several copies of them
 
 
@@ -61,11 +61,14 @@ class GroupedIntegers:
         found = self._shape_of(weights).empty_on(weights[0].device)
         rows, begin = max(1, _VALUES_AT_ONCE // weights[0].shape[1]), 0
         for part in (part for weight in weights for part in torch.split(weight, rows)):
-            found.set_rows(begin, quantize_groups(part, self._bits, self._group))
+            found.set_rows(begin, self._round(part))
             begin += len(part)
         return found
 
     def _shape_of(self, weights: Sequence[Tensor]) -> GroupedWeight:
         """Return a weight without values, of the form that `_quantize` gives."""
         outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-        return quantize_groups(torch.empty(outputs, inputs, device="meta"), self._bits, self._group)
+        return self._round(torch.empty(outputs, inputs, device="meta"))
+
+    def _round(self, weight: Tensor) -> GroupedWeight:
+        return quantize_groups(weight, self._bits, self._group, narrow=self._bits == 4)

@@ -70,7 +70,7 @@ def test_layers_lose_less_than_with_the_nearest_integers(
     calibration._calibrate(kernels, first_layer, model_config, tokenizer)
     shares = []
     for (weight, x), found in zip(seen, weights, strict=True):
-        nearest, expected = quantize_groups(weight, 4, 32), x @ weight.T
+        nearest, expected = quantize_groups(weight, 4, 16, narrow=True), x @ weight.T
         errors = [
             ((x @ each.dequantize().T - expected).square().sum(-1) / expected.square().sum(-1)).mean()
             for each in (found, nearest)

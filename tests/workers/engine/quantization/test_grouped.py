@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from workers.engine.quantization.int4 import GroupedIntegers
 from workers.engine.quantization.packed_arrays import OWN_ARRAYS
 
 # inputs, outputs, group
-SIZES = [(576, 960, 32), (1536, 200, 128), (48, 80, 64), (33, 7, 32), (1, 1, 32)]
+SIZES = [(576, 960, 32), (576, 200, 16), (1536, 200, 128), (48, 80, 64), (33, 7, 16), (33, 7, 32), (1, 1, 32)]
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +35,38 @@ def compiled() -> CppKernels:
 
 
 def random_weight(size: tuple[int, int, int], bits: Bits, *, ordered: bool = False) -> GroupedWeight:
-    """Return random weights, with groups of equal values and of zeros; `ordered`: groups of scattered inputs."""
+    """Return random weights, with groups of equal values and of zeros; small groups are narrow.
+
+    `ordered`: groups of scattered inputs.
+    """
     inputs, outputs, group = size
     weight = torch.randn(outputs, inputs) * 0.02
     weight[0], weight[-1, : group // 2] = 0, -3
-    found = quantize_groups(weight, bits, group)
+    found = quantize_groups(weight, bits, group, narrow=group < 32)
     if not ordered:
         return found
-    fields = {name: getattr(found, name) for name in ("bits", "group", "codes", "scales", "zeros", "factors")}
-    return GroupedWeight(**fields, inputs=inputs, order=torch.randperm(inputs))
+    return replace(found, order=torch.randperm(inputs))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("bits", "narrow"), [(4, False), (4, True), (8, False)])
 @pytest.mark.parametrize("scale", [1e-20, 1e-4, 1.0, 1e20])
-def test_rounding_is_within_half_a_step(bits: Bits, scale: float) -> None:
+def test_rounding_is_within_half_a_step(bits: Bits, narrow: bool, scale: float) -> None:
     torch.manual_seed(4)
     weight = torch.randn(40, 200) * scale
     weight[3, 32:64], weight[4, :32], weight[5] = 7 * scale, -scale, 0
     weight[6, :32] = scale * (1 + torch.arange(32) * 1e-7)
-    found = quantize_groups(weight, bits, 32).dequantize()
+    rounded = quantize_groups(weight, bits, 32, narrow=narrow)
+    found = rounded.dequantize()
     padded = torch.nn.functional.pad(weight, (0, 24)).view(40, -1, 32)
-    step = (padded.amax(-1) - padded.amin(-1)) / (2**bits - 1)
-    slack = 2.0**-9 * padded.abs().amax(-1)  # scales and zeros have 11 bits
+    low, high = padded.aminmax(dim=-1)
+    if narrow:  # the range includes 0; scales have 8 bits below the largest of the output, and zeros 8 bits
+        assert rounded.scales.eq(rounded.scales.byte()).all()
+        assert (rounded.zeros * 16).eq((rounded.zeros * 16).byte()).all()
+        step = (high.clamp_min(0) - low.clamp_max(0)) / 15
+        slack = 2.0**-5 * step + 8 * step.amax(-1, keepdim=True) / 128
+    else:
+        step = (high - low) / (2**bits - 1)
+        slack = 2.0**-9 * padded.abs().amax(-1)  # scales and zeros have 11 bits
     error = torch.nn.functional.pad(found - weight, (0, 24)).view(40, -1, 32).abs().amax(-1)
     assert (error <= 0.51 * step + slack).all()
     assert (found[5] == 0).all()
@@ -94,7 +105,7 @@ def test_cpp_and_torch_compute_the_same_bits(
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(("size", "plain"), [((48, 80, 64), False), ((33, 7, 32), True)])
+@pytest.mark.parametrize(("size", "plain"), [((48, 80, 64), False), ((33, 7, 16), True)])
 def test_triton_matches_the_expanded_weight(size: tuple[int, int, int], bits: Bits, plain: bool) -> None:
     torch.manual_seed(2)
     weight = random_weight(size, bits, ordered=not plain)

@@ -86,7 +86,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "hr_rope_and_cache": [_POINTER] * 5,
     "hr_attention": [_POINTER] * 3 + [_COUNT] + [_POINTER] * 2,
     "hr_pack": [_POINTER] * 2 + [_COUNT] * 2,
-    "hr_int8_pack": [_POINTER] * 3 + [_COUNT] * 2,
+    "hr_int8_pack": [_POINTER] * 4 + [_COUNT] * 2,
     "hr_group_pack": [_POINTER] * 4 + [_COUNT] * 5,
     "hr_adapt": [_POINTER] * 3 + [_COUNT] + [_POINTER] * 2 + [_COUNT] * 3,
     "hr_softmax": [_POINTER] * 2 + [_COUNT] * 2,

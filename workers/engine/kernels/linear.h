@@ -15,15 +15,18 @@ struct Linear {
   const void* packed;
   const float *scales, *bias;  // [outputs]: scales of int8, factors of groups; bias or null
   const int64_t* order;        // of groups: the input of each place, or null
-  int64_t group, bits, width;  // of groups; width: bytes of a scale, and of a zero
-  float levels;                // of int8: largest integer of an activation
+  int64_t group, bits;         // of groups; int8 has one, of all inputs and those that fill the last quad
+  int64_t width;               // of groups: bytes of a scale, and of a zero
+  float levels;                // of integers: largest one of an activation
 };
 
-// Rows of activations; integers, scales and sums are null with float32 weights.
+// Rows of activations; integers of 16 bits (see store_quads), scales, and sums of the integers of each group are null
+// with float32 weights.
 struct Rows {
   const float* floats;
-  int16_t* integers;
-  float *scales, *sums;
+  int8_t* integers;
+  float* scales;
+  uint32_t* sums;
   int64_t count;
 };
 
@@ -31,19 +34,17 @@ constexpr int64_t kRowBlock = 96;  // rows that stay in the CPU's cache for all 
 
 // Number of integers of a row, and of its groups.
 inline int64_t row_stride(const Linear& layer) {
-  if (layer.format == kFloats) return 0;
-  return layer.format == kInt8 ? count_tiles(layer.inputs, 2) * 2
-                               : count_tiles(layer.inputs, layer.group) * layer.group;
+  return layer.format == kFloats ? 0 : count_tiles(layer.inputs, layer.group) * layer.group;
 }
 inline int64_t row_groups(const Linear& layer) {
-  return layer.format == kGroups ? count_tiles(layer.inputs, layer.group) : 0;
+  return layer.format == kFloats ? 0 : count_tiles(layer.inputs, layer.group);
 }
 
 // Memory of rows, which grows as needed.
 class RowMemory {
  public:
   void reserve(const Linear& layer, int64_t rows) {
-    grow(integers_, rows * row_stride(layer) + 1);
+    grow(integers_, rows * row_stride(layer) * 2);
     grow(scales_, rows);
     grow(sums_, rows * row_groups(layer));
   }
@@ -56,13 +57,13 @@ class RowMemory {
   static void grow(std::vector<T>& memory, int64_t size) {
     if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
   }
-  std::vector<int16_t> integers_;
-  std::vector<float> scales_, sums_;
+  std::vector<int8_t> integers_;
+  std::vector<float> scales_;
+  std::vector<uint32_t> sums_;
 };
 
 // Rounds row number `row` of the inputs.
-void prepare_int8(const Linear& layer, const Rows& rows, int64_t row);
-void prepare_groups(const Linear& layer, const Rows& rows, int64_t row);
+void prepare_integers(const Linear& layer, const Rows& rows, int64_t row);
 
 // Multiplies the rows of block `block` by panel `panel` of the weights, into out [rows, outputs].
 void multiply_floats(const Linear& layer, const Rows& rows, Range block, int64_t panel, float* out);
@@ -70,8 +71,7 @@ void multiply_int8(const Linear& layer, const Rows& rows, Range block, int64_t p
 void multiply_groups(const Linear& layer, const Rows& rows, Range block, int64_t panel, float* out);
 
 inline void prepare(const Linear& layer, const Rows& rows, int64_t row) {
-  if (layer.format == kInt8) prepare_int8(layer, rows, row);
-  if (layer.format == kGroups) prepare_groups(layer, rows, row);
+  if (layer.format != kFloats) prepare_integers(layer, rows, row);
 }
 
 // Number of items of a product, each a block of rows and a panel of columns.

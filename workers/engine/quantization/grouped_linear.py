@@ -14,9 +14,7 @@ from torch.nn.functional import linear, pad
 from workers.engine.quantization.cpp_linear import GROUPS, LinearForm, OutputBuffers, PackedLinear, address
 from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.packed_arrays import PackedArrays
-from workers.engine.quantization.row_integers import quantize_rows
-
-ACTIVATION_LEVELS = 2**15 - 1
+from workers.engine.quantization.row_integers import MAX_ACTIVATION, quantize_rows
 
 
 class TorchGroupedLinear:
@@ -30,7 +28,7 @@ class TorchGroupedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         weight = self._weight
         ordered = x.float() if weight.order is None else x.float()[:, weight.order]
-        integers, scales = quantize_rows(ordered, ACTIVATION_LEVELS)
+        integers, scales = quantize_rows(ordered, MAX_ACTIVATION)
         padded = pad(integers.double(), (0, weight.groups * weight.group - weight.inputs))
         rows = padded.view(len(x), weight.groups, weight.group).transpose(0, 1)
         total = x.new_zeros(len(x), weight.outputs, dtype=torch.float32)
@@ -93,4 +91,5 @@ class CppGroupedLinear(PackedLinear):
             group=weight.group,
             bits=weight.bits,
             width=self._width,
+            levels=MAX_ACTIVATION,
         )

@@ -18,9 +18,10 @@ from workers.engine.quantization.grouped_weight import GroupedWeight
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.join import join
 from workers.engine.quantization.packed_arrays import PackedArrays
-from workers.engine.quantization.row_integers import quantize_rows
+from workers.engine.quantization.row_integers import MAX_ACTIVATION, quantize_rows
 
 _WEIGHT_LEVELS = 127
+_QUAD = 4  # inputs that the CPU's kernel takes at once
 _GROUP = 128  # inputs that a GPU's kernel takes at once
 
 
@@ -78,17 +79,15 @@ class CppInt8Linear(CppLinear):
     """Linear layer with int8 weights and int16 activations; see int8.cpp."""
 
     def _take(self, arrays: PackedArrays) -> None:
-        self._packed = arrays.take(self._columns * (self._inputs + self._inputs % 2), torch.int8)
+        self._padded = -(-self._inputs // _QUAD) * _QUAD
+        self._packed = arrays.take(self._columns * self._padded, torch.uint8)
         self._scales = arrays.take(self._outputs, torch.float32)
         self._largest_sum = arrays.take(1, torch.int64)
 
     def _pack(self, rows: Tensor) -> None:
-        pointers = (rows.data_ptr(), self._packed.data_ptr(), self._scales.data_ptr())
+        arrays = (self._packed, self._scales, self._largest_sum)
+        pointers = (rows.data_ptr(), *(array.data_ptr() for array in arrays))
         self._library.hr_int8_pack(*pointers, self._outputs, self._inputs)
-        panel = self._library.hr_panel()
-        columns = self._packed.view(self._columns // panel, -1, panel, 2)
-        # a few panels at a time: to sum int8, torch makes a copy eight times as large
-        self._largest_sum[0] = max(int(part.abs().sum((1, 3)).max()) for part in torch.split(columns, 64))
 
     def _form(self) -> LinearForm:
         return LinearForm(
@@ -98,10 +97,12 @@ class CppInt8Linear(CppLinear):
             packed=self._packed.data_ptr(),
             scales=self._scales.data_ptr(),
             bias=address(self._bias),
+            group=self._padded,
+            bits=8,
             levels=activation_levels(int(self._largest_sum[0])),
         )
 
 
 def activation_levels(largest_sum: int) -> int:
-    """Return the largest 16-bit activation for which no column's sum overflows 32 bits."""
-    return min(2**15 - 1, (2**31 - 1) // max(1, largest_sum))
+    """Return the largest activation for which no column's sum overflows 32 bits."""
+    return min(MAX_ACTIVATION, (2**31 - 1) // max(1, largest_sum))

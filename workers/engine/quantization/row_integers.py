@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 MIN_MAGNITUDE = 1e-30  # rows with smaller values become 0
+MAX_ACTIVATION = 127 * 2**8 + 127  # two bytes with a sign
 
 
 def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:

@@ -154,7 +154,7 @@ def test_answers_match_the_torch_reference(
 ) -> None:
     """Given the same integers: calibrated by C++ and by torch, they may differ."""
     monkeypatch.setattr(calibration, "choose_kernels", lambda *_: TorchKernels())
-    prompts = [list(b"a river runs"), list(b"to the mill, and "), [7]]
+    prompts = [list(b"a river runs"), list(b"to the mill, then "), [7]]
     settings = {"quantization": "int4", "device": "cpu"}
     compiled = run(load(checkpoints(name), **settings), prompts)
     assert compiled == run(load(checkpoints(name), **settings, cache_dir=None), prompts)

@@ -21,7 +21,7 @@ from tests.support import certificates
 from tests.support.trace_collector import Collector, collecting
 from tests.support.waiting import LIMIT_S
 from tests.support.xdist_internals import join_group
-from workers.openmp_env import spin_briefly
+from workers.startup.openmp_env import spin_briefly
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer

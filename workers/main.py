@@ -29,8 +29,8 @@ from workers.health.notifier import Notifier
 from workers.health.watchdog import EngineHung
 from workers.metrics import WorkerMetrics
 from workers.model_claim import ModelClaim
-from workers.openmp_env import spin_briefly
 from workers.startup.loading import load_engine
+from workers.startup.openmp_env import spin_briefly
 from workers.startup.sleep import OrderedToLeave, restart_process, sleep_until_woken, wait_until_asleep
 from workers.stopping.departures import SIGNALS, stopping_by
 from workers.worker import Worker

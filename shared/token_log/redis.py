@@ -27,7 +27,6 @@ from shared.protocol import (
 from shared.redis import keys
 from shared.redis.client import RedisServer
 from shared.redis.script import LEASE_EPOCH, Script
-from shared.redis.server_clock import ServerClock
 from shared.token_log.interface import (
     LOST,
     OVERDUE,
@@ -52,6 +51,7 @@ from shared.token_log.redis_form import (
     to_record,
     unpack_ids,
 )
+from shared.token_log.server_clock import ServerClock
 
 SCAN_COUNT = 500  # keys that one step of the scan for unfinished requests visits
 MAX_JOINED = 64  # requests of one call; the server runs it to its end, 0.7 ms, before it serves others

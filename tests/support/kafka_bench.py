@@ -24,7 +24,7 @@ from workers.engine.interface import Generator
 from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
 from workers.metrics import WorkerMetrics
-from workers.scripted_engine import ScriptedEngine
+from workers.scripted_engine import ScriptedEngine, expected, text_of
 from workers.worker import Worker
 
 
@@ -145,3 +145,8 @@ class Bench:
     def close(self) -> None:
         if self._producer is not None:
             self._producer.close(timeout=2)
+
+
+def answer(prompt: str, tokens: int = 3) -> str:
+    """Return the text with which the scripted engine answers."""
+    return "".join(text_of(expected([ord(c) for c in prompt], 0, p)) for p in range(tokens))

@@ -155,3 +155,10 @@ class EngineConfig:
         if self.dtype != "auto":
             return DTYPES[self.dtype]
         return torch.float32 if device.type == "cpu" else checkpoint
+
+
+def checkpoint_dtype(name: str) -> torch.dtype:
+    """Return the dtype that a checkpoint names. Raises ConfigError if the engine does not support it."""
+    if name not in DTYPES:
+        raise ConfigError(f"the checkpoint's dtype must be one of {', '.join(DTYPES)}, got {name}", param="model")
+    return DTYPES[name]

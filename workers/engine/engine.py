@@ -12,14 +12,14 @@ import structlog
 import torch
 from torch import Tensor
 
-from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest
+from shared.errors import EngineFailed, HeadraceError, InvalidRequest
 from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
 from workers.engine.calibration.select import with_calibrated_weights
-from workers.engine.config import DTYPES, EngineConfig
+from workers.engine.config import EngineConfig, checkpoint_dtype
 from workers.engine.echo import Echo
 from workers.engine.execution.gpu_memory import GpuMemory
 from workers.engine.grammar.support import load_grammar_support
@@ -130,10 +130,7 @@ class Engine:
             torch.set_num_threads(config.threads)
         model_config = read_model_config(config.model)
         device = config.torch_device()
-        if model_config.dtype not in DTYPES:
-            known = f"{', '.join(DTYPES)}, got {model_config.dtype}"
-            raise ConfigError(f"the checkpoint's dtype must be one of {known}", param="model")
-        dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
+        dtype = config.torch_dtype(device, checkpoint_dtype(model_config.dtype))
         loading = begin_loading(config, model_config, dtype, device)
         read_ahead(config.model)
         with ThreadPoolExecutor(max_workers=2) as helpers:  # without OpenMP, so that they get no team of threads

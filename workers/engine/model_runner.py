@@ -193,10 +193,7 @@ def load_runner(
         sites=None if adapters is None else adapters.sites,
     )
     with progress.phase("weights"), on_device(device):
-        if config.shared_weights and isinstance(kernels, CppKernels) and config.cache_dir is not None:
-            model = load_shared(load, kernels, config.model, config.cache_dir / "weights", part)
-        else:
-            model = load(kernels)
+        model = _load_weights(load, config, kernels, part)
     with progress.phase("kv_cache"):
         sizes = () if part else graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant)
         runner = make_runner(model, size, max_num_seqs=config.max_num_seqs, graph_sizes=sizes, adapters=adapters)
@@ -211,6 +208,13 @@ def load_runner(
         full_length_sequences=round(size.full_sequences, 1),
     )
     return runner
+
+
+def _load_weights(load: Callable[[Kernels], Decoder], config: EngineConfig, kernels: Kernels, part: str) -> Decoder:
+    """Return the model, or a part of it, with weights that the machine's processes share if the settings say so."""
+    if config.shared_weights and isinstance(kernels, CppKernels) and config.cache_dir is not None:
+        return load_shared(load, kernels, config.model, config.cache_dir / "weights", part)
+    return load(kernels)
 
 
 def _adapter_loader(

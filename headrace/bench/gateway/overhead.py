@@ -17,7 +17,7 @@ from headrace.bench.harness.cpu_contention import MAX_FOREIGN_SHARE
 from headrace.bench.harness.full_stack import full_stack
 from headrace.bench.harness.load import Target
 from shared.errors import HeadraceError
-from workers.openmp_env import spin_briefly
+from workers.startup.openmp_env import spin_briefly
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def structured(
 ) -> None:
     """Check structured outputs against their schemas, and measure their cost per token at 16 requests."""
     from headrace.bench.engine.structured import measure_structured
-    from workers.openmp_env import spin_briefly
+    from workers.startup.openmp_env import spin_briefly
 
     spin_briefly()  # as in a worker
     found = measure_structured(model, count, repeats, seed, stderr, quantization=quantization)
@@ -163,7 +163,7 @@ def speculation(
     """Measure what speculation gains on structured answers, edits, summaries and chats, in turns without it."""
     from headrace.bench.engine.drafting.tasks import TASKS
     from headrace.bench.engine.speculation import measure_speculation
-    from workers.openmp_env import spin_briefly
+    from workers.startup.openmp_env import spin_briefly
 
     wanted = names_of("--tasks", tasks, [task.name for task in TASKS])
     counts = [int(each) for each in names_of("--streams", streams, [str(count) for count in range(1, 257)])]
@@ -190,7 +190,7 @@ def kv_tier(
 ) -> None:
     """Measure a takeover with a KV tier against computing, and what the tier costs requests that share nothing."""
     from headrace.bench.tiers.kv_tiers import PARTS, measure_kv_tiers
-    from workers.openmp_env import spin_briefly
+    from workers.startup.openmp_env import spin_briefly
 
     names: Any = names_of("--tiers", tiers, ["memory", "disk", "redis"])
     spin_briefly()  # as in a worker

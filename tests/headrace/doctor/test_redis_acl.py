@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -23,8 +21,6 @@ from shared.ledger.store import Ledger, Refused
 from shared.ledger.types import Charge, End, Entry, Limit
 from shared.models.worker_registry import RedisRegistry, WorkerInfo
 from shared.queue.interface import Room
-from shared.redis.client import RedisServer
-from shared.redis.wire import connect
 from shared.runtime.sockets import free_port
 from shared.settings import Settings
 from shared.token_log.interface import Adoption
@@ -33,6 +29,7 @@ from tests.support.api_server import administering, chat, serving
 from tests.support.batch_client import BatchClient, line
 from tests.support.fakes import MODEL, lapse, make_request
 from tests.support.node import Node as Process
+from tests.support.redis_monitor import monitored
 from tests.support.redis_servers import HOST, Node, opened, running, settings_for
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import GatedEngine, Harness
@@ -63,51 +60,6 @@ def settings_of(node: Node, role: Role, folder: Path) -> Settings:
     url = f"unix://{user}@{folder}/v.sock" if role == "worker" else f"redis://{user}@{HOST}:{node.port}/0"
     given = {"redis_timeout": 30, "lease": LIMIT_S, "queue_depth": 3, "max_attempts": 1, "grace": 0}
     return settings_for(url, folder, routing="round-robin", **given)
-
-
-class Commands:
-    """Commands of each user, from MONITOR. A script's commands are its caller's; the worker uses the socket."""
-
-    def __init__(self) -> None:
-        self.by: dict[Role, set[str]] = {"api": set(), "worker": set()}
-        self._caller: Role = "api"
-
-    def note(self, line: str) -> None:
-        found = re.match(r'[\d.]+ \[\d+ (\S+)\] "([^"]+)"(?: "([^"]*)")?', line)
-        if found is None:
-            return
-        address, command, sub = found[1], found[2].lower(), found[3] or ""
-        if address != "lua":
-            self._caller = "worker" if address.startswith("unix:") else "api"
-        name = f"{command}|{sub.lower()}" if command in {"xgroup", "xinfo", "script", "client"} else command
-        if name not in {"auth", "echo", "hello", "client|setinfo"}:  # always allowed, or run by the administrator
-            self.by[self._caller].add(name)
-
-
-@asynccontextmanager
-async def monitored(node: Node) -> AsyncIterator[Commands]:
-    server = RedisServer.connect(f"redis://admin:root@{HOST}:{node.port}", timeout=5)
-    connection = await connect(server.client.connection_pool)
-    found, ended = Commands(), asyncio.Event()
-
-    async def listen() -> None:
-        while not ended.is_set():
-            line = (await connection.read_response()).decode()
-            found.note(line)
-            if '"ECHO" "the end"' in line:
-                ended.set()
-
-    await connection.send_command("MONITOR")
-    listening = asyncio.create_task(listen())
-    try:
-        yield found
-        node.call("ECHO", "the end")
-        await asyncio.wait_for(ended.wait(), LIMIT_S)
-    finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
-        await connection.disconnect()
-        await server.client.aclose()
 
 
 async def run_everything(api: Backend, worker: Backend, api_settings: Settings, worker_settings: Settings) -> None:

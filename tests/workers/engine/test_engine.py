@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
-from shared.models.startup_progress import StartupProgress
+from shared.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from shared.protocol import FinishReason, Message, PriorityClass, SamplingParams, Structured
 from tests.support.checkpoints import edit_config
 from tests.support.engine_driver import Answers, drain, load, run, step
@@ -327,31 +326,3 @@ def test_chat_without_a_template_is_refused(llama: Path, tmp_path: Path) -> None
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(InvalidRequest, match="no chat template"):
         load(folder).tokenizer.encode_chat([Message("user", "x")])
-
-
-def test_progress_ends_at_one(llama: Path) -> None:
-    from workers.engine.config import EngineConfig
-
-    shares: list[float] = []
-
-    class Recorder(StartupProgress):
-        def __call__(self, share: float) -> None:
-            shares.append(share)
-
-    progress = Recorder()
-    Engine.load(EngineConfig(llama), progress)
-    assert progress.seconds.keys() == {"kernels", "weights", "kv_cache"}
-    assert shares == [*sorted(shares[:-1]), 1.0]
-
-
-def test_unsupported_settings_are_refused(llama: Path) -> None:
-    for settings, message in [
-        ({"max_num_seqs": 0}, "max_num_seqs"),
-        ({"dtype": "int3"}, "dtype"),
-        ({"device": "tpu"}, "device"),
-        ({"device": "cuda:99"}, "cuda:99"),
-        ({"max_model_len": 513}, "513"),
-        ({"num_kv_blocks": 2, "max_model_len": 400}, "holds 32 tokens"),
-    ]:
-        with pytest.raises(ConfigError, match=message):
-            load(llama, **settings)

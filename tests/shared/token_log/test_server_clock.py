@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from shared.redis.server_clock import MAX_AGE_S, ServerClock
+from shared.token_log.server_clock import MAX_AGE_S, ServerClock
 
 
 async def test_the_clock_is_read_rarely_and_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, server, asked = 10.0, 5000.0, 0
-    monkeypatch.setattr("shared.redis.server_clock.time.monotonic", lambda: ours)
+    monkeypatch.setattr("shared.token_log.server_clock.time.monotonic", lambda: ours)
 
     async def ask() -> float:
         nonlocal asked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from shared.kafka.message import Outgoing
 from shared.runtime.sockets import free_ports
 from shared.settings import Settings
 from tests.support.kafka_bench import Bench
-from tests.support.kafka_mock import environment, headrace
+from tests.support.kafka_mock import environment
 from tests.support.node import Node
 from tests.support.waiting import LIMIT_S
 
@@ -38,7 +39,7 @@ async def processes(settings: Settings, folder: Path) -> AsyncIterator[dict[str,
     own = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items()}
     own |= environment(settings.kafka_bootstrap)
     nodes = [
-        Node(role, headrace(role), own, ready, folder / f"{role}.log")
+        Node(role, sys.executable, [role], own, ready, folder / f"{role}.log")
         for role, ready in (("api", "listening"), ("worker", "worker_ready"))
     ]
     try:

@@ -146,6 +146,7 @@ def _serve(control: socket.socket) -> None:
         os.close(handle)
     arguments, environment = json.loads(request)
     sys.argv[1:] = arguments
+    sys.orig_argv = [sys.executable, "-m", "headrace", *arguments]  # a worker that wakes executes it
     os.environ.clear()
     os.environ.update(environment)
     for standard in (sys.stdout, sys.stderr):

@@ -176,8 +176,8 @@ async def test_a_worker_process_refuses_to_start(backend: Backend, valkey: Embed
     """Exit status 2, at which a launcher gives up; with mixed_workers = allow, it starts."""
     common = {"REDIS_URL": valkey.url, "LEASE": str(LEASE_S), "LOG_FORMAT": "json"}
     environment = {f"HEADRACE_{name}": value for name, value in common.items()}
-    command = [sys.executable, "-m", "headrace", "worker", "--model", "scripted"]
-    node = Node("worker", command, environment, "worker_ready", tmp_path / "log")
+    command = ["worker", "--model", "scripted"]
+    node = Node("worker", sys.executable, command, environment, "worker_ready", tmp_path / "log")
     async with other_workers(backend):
         node.spawn()
         assert await node.ended() == 2

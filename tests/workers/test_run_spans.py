@@ -11,6 +11,7 @@ from tests.support.fakes import MODEL, answer, make_request, submit
 from tests.support.trace_collector import Collector, traced
 from tests.support.worker_harness import GatedEngine, Harness, wait_for_tokens, wait_until
 
+NO_LIMIT = 10**9
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
@@ -42,9 +43,10 @@ async def test_a_takeover_is_a_span_that_links_to_the_first(
 
 
 async def test_the_ends_of_runs_are_told_apart(settings: Settings, backend: Backend, collector: Collector) -> None:
-    lost, cancelled, refused = (make_request(each, max_tokens=50) for each in ("lost", "cancelled", "x" * 9000))
+    lost, cancelled = (make_request(f"{each} [pace 50]", max_tokens=4000) for each in ("lost", "cancelled"))
+    refused = make_request("x" * 9000, max_tokens=50)
     async with traced(settings, collector, "worker") as own:
-        engine = GatedEngine(limit=2)
+        engine = GatedEngine(limit=NO_LIMIT)
         async with Harness(own, settings).worker(engine):
             for request in (lost, cancelled):
                 await submit(backend, request)
@@ -52,7 +54,6 @@ async def test_the_ends_of_runs_are_told_apart(settings: Settings, backend: Back
                 await wait_for_tokens(backend, request, 1)
             await backend.token_log.acquire([lost.id], "b")
             await backend.token_log.close(cancelled.id)
-            engine.limit = 3
             await wait_until(lambda: len(engine.aborted) == 2)
             await submit(backend, refused)
             await answer(backend, refused.id)

@@ -75,4 +75,8 @@ async def refuse_waiting(info: WorkerInfo, error: HeadraceError, context: HostCo
                 await asyncio.wait([work], timeout=EMPTY_POLL_S)
         finally:
             worker.drain()
-            await work
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await work  # else its entry would stay in the registry, as that of a worker which loads the model
+                raise

@@ -20,7 +20,8 @@ from shared.settings import Settings
 from tests.support.adapters import edit_adapter
 from tests.support.api_server import serving
 from tests.support.fakes import answer, make_request, submit
-from tests.support.lora_api import GREEDY, PROMPT, TINY, complete, drop, expected, ids_of, put
+from tests.support.lora_api import GREEDY, PROMPT, TINY, complete, drop, expected, ids_of, models, put
+from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness, answer_tokens, wait_for_tokens, wait_until
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineOutput
@@ -144,6 +145,13 @@ async def test_an_answer_continues_on_another_worker_though_its_adapter_was_unlo
     assert next(steps) < len(wanted)
 
 
+async def until_listed(client: httpx.AsyncClient, name: str) -> None:
+    """Wait until a replica knows an adapter; it reads the registry at most once a second."""
+    async with asyncio.timeout(LIMIT_S):
+        while name not in await models(client):
+            await asyncio.sleep(0.01)
+
+
 async def test_two_replicas_and_two_workers_agree(
     http: httpx.AsyncClient, settings: Settings, backend: Backend, alone: Engine
 ) -> None:
@@ -158,6 +166,8 @@ async def test_two_replicas_and_two_workers_agree(
         await other.registry.beat(second._heartbeat())
         both = await asyncio.gather(put(http, "sql", "a"), put(replica, "sql", "a"))
         assert sorted(each.status_code for each in both) == [200, 400]
+        for client in (http, replica):
+            await until_listed(client, "sql")
         for client in (http, replica, http, replica):
             assert ids_of(await complete(client, "sql")) == wanted
         assert (await drop(replica, "sql")).status_code == 200
@@ -166,6 +176,7 @@ async def test_two_replicas_and_two_workers_agree(
         )
         assert [each.status_code for each in gone] == [404, 404]
         assert (await put(http, "b")).status_code == 200
+        await until_listed(replica, "b")
         assert (await complete(replica, "b"))["model"] == "b"
     await other.close()
 

@@ -234,9 +234,9 @@ local function append_one(epoch, owner, first, next_seq, payload, prompt_tokens,
 end
 
 -- most tokens, ttl, result ttl in ms, and a MessagePack array. It has for each request, whose keys are KEYS, the number of
--- its arguments and these, as text: lease epoch, owner, first seq, the seq after the last, payload; with the first event, the last one, one with a finish
--- reason and one with a mark also: prompt tokens, the mark of this run as JSON or '', status or '', finish reason or '',
--- prompt or '', recording or ''.
+-- its arguments and these, as text: lease epoch, owner, first seq, the seq after the last, payload; with the first event,
+-- the last one, one with a finish reason and one with a mark also: prompt tokens, the mark of this run as JSON or '',
+-- status or '', finish reason or '', prompt or '', recording or ''.
 -- The owner is compared too: a store that lost its last second may give an epoch a second time.
 -- -> for each request what `append_one` returns
 function commands.append()

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from producer_api.background.sweeper import Sweeper
 from shared.backend import Backend
-from shared.protocol import PriorityClass, TokenEvent
+from shared.protocol import PriorityClass, Token, TokenEvent
 from shared.queue.interface import Delivery, Room
 from shared.redis import keys
 from shared.runtime.sockets import free_port
 from shared.settings import PolicyName, Settings
+from shared.token_log.interface import Append
 from tests.support.cluster import running
 from tests.support.fakes import MODEL, answer, end_of, make_request, one_model, submit
 from tests.support.foreign_counts import foreign
@@ -224,3 +225,23 @@ async def retype(backend: Backend, name: str) -> None:
 async def retype_as_set(backend: Backend, name: str) -> None:
     await backend.redis.delete(name)
     await backend.redis.sadd(name, b"\xff")
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [("SET", "state", "x"), ("SET", "log", "x"), ("HSET", "state", "seq", "x"), ("HSET", "state", "epoch", "x")],
+)
+async def test_a_foreign_key_harms_no_other_append_of_its_call(backend: Backend, junk: tuple[str, ...]) -> None:
+    """Given three requests whose tokens are appended in one call, one of them overwritten by another program."""
+    requests = [make_request(), make_request(), make_request()]
+    for request in requests:
+        await submit(backend, request)
+    leases = await backend.token_log.acquire([request.id for request in requests], "a")
+    command, key, *arguments = junk
+    await backend.redis.execute_command(command, f"hr:{{{requests[1].id}}}:{key}", *arguments)
+    event = TokenEvent(seq=0, tokens=(Token(choice=0, id=5, text="a"),))
+    appends = [Append(lease, event, prompt_tokens=3) for lease in leases if lease is not None]
+    first, _, third = await backend.token_log.append(appends)
+    assert first and third
+    for request in (requests[0], requests[2]):
+        assert (await backend.token_log.read(request.id)).events == (event,)

@@ -148,6 +148,8 @@ async def sweep_overdue(api: Backend, http: httpx.AsyncClient) -> None:
     running = asyncio.create_task(sweeper.run())
     try:
         assert "deadline" in (await http.get(f"/v1/jobs/{late}/events")).text
+        await sweeper.sweep(tidy=True)  # the running one may be cancelled in its first round
+        await sweeper.end_lost()
         await sweeper.reconcile()
     finally:
         running.cancel()

@@ -28,17 +28,20 @@ class CompletionListener:
     def __init__(self, token_log: TokenLog, live: Live) -> None:
         self._token_log = token_log
         self._live = live
-        self._awaited: dict[str, asyncio.Future[None]] = {}
+        self._awaited: dict[str, set[asyncio.Future[None]]] = {}
         self.channel = keys.notify_channel(f"tasks-{secrets.token_hex(8)}")
 
     @contextmanager
     def waiting_for(self, job_id: str) -> Iterator[asyncio.Future[None]]:
-        """Yield a future that is done once the request has ended or expired. One caller may wait for a request."""
-        ended = self._awaited[job_id] = asyncio.get_running_loop().create_future()
+        """Yield a future that is done once the request has ended or expired."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._awaited.setdefault(job_id, set())
+        waiting.add(ended)
         try:
             yield ended
         finally:
-            if self._awaited.get(job_id) is ended:
+            waiting.remove(ended)
+            if not waiting:
                 del self._awaited[job_id]
 
     async def run(self) -> None:
@@ -64,6 +67,6 @@ class CompletionListener:
                 self._resolve(job_id)
 
     def _resolve(self, job_id: str) -> None:
-        ended = self._awaited.get(job_id)
-        if ended is not None and not ended.done():
-            ended.set_result(None)
+        for ended in self._awaited.get(job_id, ()):
+            if not ended.done():
+                ended.set_result(None)

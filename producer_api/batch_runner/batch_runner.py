@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 
+from producer_api.admission.parsed_body import ParsedBody
 from producer_api.auth.client_address import Client
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.held_item import HeldItem
 from producer_api.batch_runner.line_body import read_body
 from producer_api.batch_runner.lines import Line, Outcome, locate, read, seed_of, survey
-from producer_api.batch_runner.run_request import job_ids, run
+from producer_api.batch_runner.run_request import job_ids, reached, read_ended, run
 from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import KINDS, WorkFolder
 from producer_api.schemas.files import PRODUCED
@@ -33,11 +35,13 @@ from shared.errors import (
     RequestLost,
     Unavailable,
 )
-from shared.protocol import PriorityClass, line_job_id
+from shared.protocol import PriorityClass, RequestState, line_job_id
 from shared.schemas.unknown_fields import HEADER
+from shared.token_log.interface import RequestRecord
 from shared.validation.schema_check import NOT_HELD, not_held
 
 CHECK_INTERVAL_S = 1.0  # between checks of the batch's state and deadline, at most
+DEADLINE_PRECISION_S = 2e-6  # of records, which have microseconds
 MAX_ATTEMPTS = 3  # requests of one line, if Redis loses one
 
 log = structlog.get_logger(__name__)
@@ -58,7 +62,7 @@ class BatchRunner:
         self._held: dict[str, HeldItem] = {}
         self._items_done = 0
         self._in_progress: set[str] = set()  # job ids
-        self._stop: str | None = None  # error code of the remaining lines of a cancelled or expired batch
+        self._stop: str | None = None  # error code of the unfinished lines of a cancelled or expired batch
 
     async def run(self) -> None:
         """Work until nothing is left to claim. If cancelled, release the claimed items. Raises HeadraceError."""
@@ -79,6 +83,7 @@ class BatchRunner:
 
     async def _begin(self, item: Item) -> None:
         """Start work on an item, and return when there is room for the lines of another."""
+        self._note(item.status)
         held = self._held[item.name] = HeldItem(item)
         held.work = asyncio.create_task(self._run_item(held))
         await held.fed.wait()
@@ -120,11 +125,14 @@ class BatchRunner:
             status = await self._services.batches.renew(held.item, *held.counts())
             if status is None and held.work is not None:
                 held.work.cancel()
-            elif status == "cancelling":
-                self._stop = "batch_cancelled"
+            self._note(status)
         if self._stop is not None:
             for each in list(self._in_progress):
                 await self._services.request_control.cancel(each)
+
+    def _note(self, status: str | None) -> None:
+        if status == "cancelling":
+            self._stop = "batch_cancelled"
 
     async def _check_deadline(self) -> None:
         if self._stop is None and await self._services.backend.token_log.now() >= self._batch.expires_at:
@@ -191,56 +199,88 @@ class BatchRunner:
             self._services.metrics.lines.labels(outcome).inc()
 
     async def _run_line(self, number: int, line: Line) -> Outcome:
+        """Return the outcome of a line: its result, or that the batch was stopped before it had one."""
         for attempt in range(MAX_ATTEMPTS):
             name = line_job_id(self._batch.id, number, attempt)
-            if self._stop is not None:
-                return Outcome.stopped(line, name, self._stop)
             try:
-                answer, headers = await self._answer(name, number, line)
-                return Outcome.answered(line, name, answer, headers)
+                body = await self._body(line)
+                answer = await self._answer(name, number, body)
+                return Outcome.answered(line, name, answer, _reports(body))
             except RequestLost as error:
                 failure: HeadraceError = error
+            except _Stopped as stopped:
+                return Outcome.stopped(line, name, stopped.code)
             except HeadraceError as error:
-                await self._check_deadline()
-                return self._failed(line, name, error)
+                return Outcome.failed(line, name, error)
         return Outcome.failed(line, name, failure)
 
-    def _failed(self, line: Line, name: str, error: HeadraceError) -> Outcome:
-        """Return the outcome of an error. A cancelled or late request was stopped, if its batch was."""
-        stoppable = isinstance(error, Conflict | DeadlineExceeded) or error.param == "timeout"
-        if self._stop is not None and stoppable:
-            return Outcome.stopped(line, name, self._stop)
-        return Outcome.failed(line, name, error)
-
-    async def _answer(self, name: str, number: int, line: Line) -> tuple[Any, dict[str, str]]:
-        """Return the response object of a line, and the headers that a response over HTTP would have."""
-        settings, tenant = self._services.settings, self._batch.tenant
-        body = read_body(line.url, bytes(line.body), tenant, strict_fields=settings.strict_fields)
+    async def _body(self, line: Line) -> ParsedBody:
+        """Return the body of a line. Raises InvalidRequest, PermissionDenied."""
+        strict_fields = self._services.settings.strict_fields
+        body = read_body(line.url, bytes(line.body), self._batch.tenant, strict_fields=strict_fields)
         body = body.in_class(PriorityClass.BATCH)
-        body = body.for_model(await self._services.gateway.any_model())
-        principal = Principal(
-            self._batch.tenant,
-            self._batch.key_id,
-            self._batch.plan,
-            Scopes(models=self._batch.models),
-            Client(traceparent=self._batch.traceparent),
-        )
-        if not principal.may_use(body.drafts[0].model):
+        body = body.for_model(await reached(self._services.gateway.any_model))
+        if not self._principal.may_use(body.drafts[0].model):
             raise PermissionDenied("the API key of this batch may not use this model", param="model")
-        now = await self._services.backend.token_log.now()
-        deadlines = [self._batch.expires_at, now + settings.max_timeout]
+        return body
+
+    @property
+    def _principal(self) -> Principal:
+        batch = self._batch
+        scopes, client = Scopes(models=batch.models), Client(traceparent=batch.traceparent)
+        return Principal(batch.tenant, batch.key_id, batch.plan, scopes, client)
+
+    async def _answer(self, name: str, number: int, body: ParsedBody) -> Any:
+        """Return the response object of a line. Raises _Stopped, or the HeadraceError that it failed with."""
+        seed = seed_of(f"{self._batch.id}:{number}") if body.seed is None else body.seed
+        if not await self._stopped():
+            try:
+                return await self._run(name, seed, body)
+            except HeadraceError as error:
+                stoppable = isinstance(error, Conflict | DeadlineExceeded) or error.param == "timeout"
+                if not stoppable or not await self._stopped():
+                    raise
+        return await self._ended_answer(name, seed, body)
+
+    async def _stopped(self) -> bool:
+        await reached(self._check_deadline)
+        return self._stop is not None
+
+    async def _run(self, name: str, seed: int, body: ParsedBody) -> Any:
+        now = await reached(self._services.backend.token_log.now)
+        deadlines = [self._batch.expires_at, now + self._services.settings.max_timeout]
         if body.timeout is not None:
             deadlines.append(now + body.timeout)
-        seed = seed_of(f"{self._batch.id}:{number}") if body.seed is None else body.seed
         ids = job_ids(body, name)
         self._in_progress.update(ids)
         try:
             body = body.until(min(deadlines))
-            answer = await run(self._services, body, job_id=name, seed=seed, principal=principal)
-            reports = {HEADER: body.ignored, f"x-{NOT_HELD}": not_held(body.drafts)}
-            return answer, {header: value for header, value in reports.items() if value}
+            return await run(self._services, body, job_id=name, seed=seed, principal=self._principal)
         finally:
             self._in_progress.difference_update(ids)
+
+    async def _ended_answer(self, name: str, seed: int, body: ParsedBody) -> Any:
+        """Return the answer of a line of a stopped batch if it is complete; otherwise cancel its requests.
+
+        Raises _Stopped, or the HeadraceError that the request failed with before the batch was stopped.
+        """
+        assert self._stop is not None
+        services, ids = self._services, job_ids(body, name)
+        for each in ids:
+            await reached(partial(services.request_control.cancel, each))
+        found = await reached(lambda: services.backend.token_log.records(ids))
+        records = [record for record in found if record is not None and not self._was_stopped(record)]
+        if len(records) < len(ids):
+            raise _Stopped(self._stop)
+        answer = await read_ended(services, body, records, seed=seed)
+        if answer is None:  # it expired unread
+            raise _Stopped(self._stop)
+        return answer
+
+    def _was_stopped(self, record: RequestRecord) -> bool:
+        """Return True if the end of the batch ended the request, by cancelling it or as its deadline."""
+        due = record.deadline is not None and record.deadline + DEADLINE_PRECISION_S >= self._batch.expires_at
+        return record.state is RequestState.CANCELLED or (due and record.finish == DeadlineExceeded.code)
 
     # the end
 
@@ -281,3 +321,16 @@ class BatchRunner:
             return file_id
         finally:
             draft.discard()
+
+
+class _Stopped(Exception):
+    """The batch was cancelled or expired before a line had a result. `code`: of the line's error."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+
+def _reports(body: ParsedBody) -> dict[str, str]:
+    """Return the headers that a response to the body over HTTP would have to report on its fields."""
+    reports = {HEADER: body.ignored, f"x-{NOT_HELD}": not_held(body.drafts)}
+    return {header: value for header, value in reports.items() if value}

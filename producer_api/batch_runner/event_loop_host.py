@@ -23,7 +23,7 @@ from producer_api.auth.principal import Principal
 from producer_api.batch_runner.batch_runner import BatchRunner
 from producer_api.batch_runner.line_body import CHAT, read_body
 from producer_api.batch_runner.lines import seed_of
-from producer_api.batch_runner.run_request import run
+from producer_api.batch_runner.run_request import reached, run
 from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import remove_all_but
 from producer_api.http.open_streams import Stopping
@@ -165,10 +165,10 @@ class EventLoopHost:
         Raises HeadraceError.
         """
         request = read_body(CHAT, body, tenant="default", strict_fields=self._settings.strict_fields)
-        request = request.for_model(await self.services.gateway.any_model())
+        request = request.for_model(await reached(self.services.gateway.any_model))
         if not request.classed:
             request = request.in_class(PriorityClass.BATCH)
-        now = await self.services.backend.token_log.now()
+        now = await reached(self.services.backend.token_log.now)
         limit = min(self._settings.tasks_redelivery, self._settings.max_timeout)
         request = request.until(now + min(limit, request.timeout or limit))
         seed = seed_of(task_id) if request.seed is None else request.seed

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
-from producer_api.admission.idempotency import derived_id, derived_seed
+from producer_api.admission.idempotency import Identity, derived_id, derived_seed
 from producer_api.admission.parsed_body import ParsedBody
-from producer_api.admission.traffic import direct
+from producer_api.admission.traffic import as_recorded, direct
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.services import BatchServices
 from shared.errors import HeadraceError, InvalidRequest, NotFound, QueueFull, TenantQueueFull, Unavailable
 from shared.protocol import Request
 from shared.token_log.answer import Answer, collect, read_all
+from shared.token_log.interface import RequestRecord
 from shared.token_log.merge import follow_all
+
+T = TypeVar("T")
 
 RETRY_DELAY_S = 1.0  # after a full queue, an outage of Redis or an expired answer
 
@@ -35,15 +38,9 @@ async def run(services: BatchServices, body: ParsedBody, *, job_id: str, seed: i
         services.gateway.check_together(body.drafts)
     except InvalidRequest as error:
         raise body.named(error) from None
-    same = body.seed is not None
-    seeds = [seed if same or not number else derived_seed(seed, number) for number in range(len(ids))]
     while True:
-        try:
-            drafts = await direct(services.catalog, body.drafts, job_id=job_id, principal=principal)
-        except Unavailable:
-            await asyncio.sleep(RETRY_DELAY_S)
-            continue
-        runs = [_run(services, *each, principal) for each in zip(drafts, ids, seeds, strict=True)]
+        drafts = await reached(lambda: direct(services.catalog, body.drafts, job_id=job_id, principal=principal))
+        runs = [_run(services, *each, principal) for each in zip(drafts, ids, _seeds(body, seed), strict=True)]
         try:
             requests = await asyncio.gather(*runs)
         except HeadraceError:
@@ -55,7 +52,45 @@ async def run(services: BatchServices, body: ParsedBody, *, job_id: str, seed: i
         except (NotFound, Unavailable):  # an answer expired unread, or its request was lost before it began
             await asyncio.sleep(RETRY_DELAY_S)
             continue
-        return body.word(requests, answer, await services.gateway.fingerprint(requests[0]))
+        return await _word(services, body, requests, answer)
+
+
+async def read_ended(
+    services: BatchServices, body: ParsedBody, records: Sequence[RequestRecord], *, seed: int
+) -> Any | None:
+    """Return the response object of a body whose requests have all ended, as `run` would; `records` are theirs.
+
+    Returns None if an answer has expired. Raises the HeadraceError that a request failed with.
+    """
+    requests = [
+        as_recorded(Identity(record.id, record.created_at, each).complete(draft, None), record)
+        for draft, record, each in zip(body.drafts, records, _seeds(body, seed), strict=True)
+    ]
+    try:
+        answer = await reached(lambda: _read(services, requests))
+    except NotFound:
+        return None
+    return await _word(services, body, requests, answer)
+
+
+async def reached(call: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of a call, which is repeated while Redis is unreachable."""
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            await asyncio.sleep(RETRY_DELAY_S)
+
+
+def _seeds(body: ParsedBody, seed: int) -> list[int]:
+    """Return the seed of each request of a body; `seed` is that of its first one."""
+    same = body.seed is not None
+    return [seed if same or not number else derived_seed(seed, number) for number in range(len(body.drafts))]
+
+
+async def _word(services: BatchServices, body: ParsedBody, requests: Sequence[Request], answer: Answer) -> Any:
+    fingerprint = await reached(lambda: services.gateway.fingerprint(requests[0]))
+    return body.word(requests, answer, fingerprint)
 
 
 async def _run(services: BatchServices, draft: Request, job_id: str, seed: int, principal: Principal) -> Request:

@@ -4,59 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from producer_api.batch_runner.batch_runner import BatchRunner
 from producer_api.batch_runner.event_loop_host import EventLoopHost
-from producer_api.batch_runner.lines import survey
 from producer_api.batch_runner.services import BatchServices
-from producer_api.batch_runner.work_folder import WorkFolder
 from shared.backend import Backend
-from shared.batches.store import BatchRecord
 from shared.redis import keys
 from shared.settings import Settings
 from tests.support.batch_client import line
-from tests.support.batch_records import batch_record
+from tests.support.batch_records import CHUNK_LINES, planned
 from tests.support.foreign_counts import foreign
-from tests.support.waiting import LIMIT_S
-from tests.support.worker_harness import Harness
 
 RECORD, ITEMS, DETAILS = keys.batch("batch_1")
-CHUNK_LINES = 4
 LINES = [line(f"c{number}", f"prompt {number}") for number in range(2 * CHUNK_LINES + 3)]
 Damage = Callable[[Backend], Awaitable[object]]
-
-
-@pytest.fixture
-async def services(
-    backend: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[BatchServices]:
-    monkeypatch.setattr("producer_api.batch_runner.lines.CHUNK_LINES", CHUNK_LINES)
-    roomy = settings.model_copy(update={"queue_depth": 1000, "tenant_queue_depth": 1000})
-    made = BatchServices.from_settings(roomy, backend)
-    listening = asyncio.create_task(made.completions.run())
-    async with Harness(backend, settings).worker():
-        yield made
-    listening.cancel()
-
-
-@asynccontextmanager
-async def planned(services: BatchServices) -> AsyncIterator[BatchRecord]:
-    """Create a batch with three chunks of work."""
-    batch = batch_record()
-    folder = WorkFolder(services.settings.files / "batches", batch.id)
-    folder.input.parent.mkdir(parents=True)
-    folder.input.write_text("".join(json.dumps(each) + "\n" for each in LINES))
-    await services.batches.create(batch)
-    item = await services.batches.claim(batch.id)
-    assert item is not None
-    found = survey(folder.input, batch, most_lines=1000, most_bytes=10_000)
-    assert await services.batches.plan(item, found.total, found.chunks)
-    async with asyncio.timeout(LIMIT_S):
-        yield await services.batches.get(batch.id)
 
 
 async def custom_ids(services: BatchServices) -> list[str]:
@@ -92,7 +56,7 @@ def overwrite(field: str, value: bytes) -> Damage:
 async def test_damaged_records_of_chunks_lose_no_line(
     services: BatchServices, backend: Backend, damage: Damage
 ) -> None:
-    async with planned(services) as record:
+    async with planned(services, LINES) as record:
         await damage(backend)
         while (await services.batches.get("batch_1")).status != "completed":
             await BatchRunner(services, record, asyncio.Semaphore(64)).run()
@@ -103,7 +67,7 @@ async def test_results_whose_record_is_overwritten_are_written_again(
     services: BatchServices, backend: Backend
 ) -> None:
     """An epoch is part of a file's name: a foreign one never gets there."""
-    async with planned(services) as record:
+    async with planned(services, LINES) as record:
         item = await services.batches.claim("batch_1")
         assert item is not None
         assert await services.batches.done(item, 0, 0, late=False)
@@ -115,7 +79,7 @@ async def test_results_whose_record_is_overwritten_are_written_again(
 async def test_a_batch_without_a_readable_record_is_set_aside(
     services: BatchServices, backend: Backend, settings: Settings
 ) -> None:
-    async with planned(services):
+    async with planned(services, LINES):
         await backend.redis.hset(RECORD, "batch", "{")
         host = EventLoopHost(settings)
         host._services = services

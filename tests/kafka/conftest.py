@@ -28,7 +28,7 @@ def adapted_mock(valkey: EmbeddedServer) -> None:
 def short_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use short sessions: the mock needs a session timeout to assign partitions. Real brokers may refuse them."""
     if not BROKER:
-        monkeypatch.setattr("workers.kafka.consumer_thread.SESSION_TIMEOUT_MS", 2_500)
+        monkeypatch.setattr("workers.kafka.consumer_thread.SESSION_TIMEOUT_MS", kafka_mock.SESSION_TIMEOUT_MS)
 
 
 @pytest.fixture

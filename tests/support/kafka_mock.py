@@ -42,11 +42,13 @@ def address(bootstrap: str) -> dict[str, Any]:
     return load(given).settings.model_dump(include=set(given))
 
 
-# on the mock, a group waits for nearly a session timeout whenever its members change
+# On the mock, a group waits for a second less than the session timeout whenever its members change, and for 3 s if
+# it was empty. A member whose session ends in that wait is dropped and never answered, so sessions must be longer.
+SESSION_TIMEOUT_MS = 3_500
 SHORT_SESSION_WORKER = f"""
 import runpy
 from workers.kafka import consumer_thread
-consumer_thread.SESSION_TIMEOUT_MS = 2_500
+consumer_thread.SESSION_TIMEOUT_MS = {SESSION_TIMEOUT_MS}
 runpy.run_module("{kafka_cluster.MOCK_ENTRY}", run_name="__main__")
 """
 

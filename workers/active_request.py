@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from shared.protocol import (
+    DEFAULT_PROMPT_OPTIONS,
     EncoderWork,
     ErrorInfo,
-    PromptOptions,
     PromptUsage,
     Request,
     RequestState,
@@ -202,7 +202,8 @@ class ActiveRequest:
         if not event.tokens:
             return ()
         request = self.delivery.request
-        return self.prompt if request.messages is not None or request.prompt_options != PromptOptions() else ()
+        rendered = request.messages is not None or request.prompt_options != DEFAULT_PROMPT_OPTIONS
+        return self.prompt if rendered else ()
 
     def _terminal(self, last: EngineOutput) -> Terminal:
         error = last.error

@@ -23,9 +23,9 @@ from typing import Any
 
 from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
-from shared.protocol import FinishReason, Message, PromptOptions, Token, Tools
+from shared.protocol import DEFAULT_PROMPT_OPTIONS, FinishReason, Message, PromptOptions, Token, Tools
 from workers.engine.echo import Echo
-from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, too_long
+from workers.engine.interface import EngineOutput, EngineRequest, too_long
 from workers.engine.pair_form import PairForm
 from workers.engine.request_check import check_prompt_length
 from workers.engine.stats import EngineStats
@@ -70,7 +70,7 @@ class ScriptedTokenizer:
         self,
         messages: Sequence[Message],
         tools: Tools | None = None,
-        options: PromptOptions = DEFAULT_OPTIONS,
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
         *,
         most_tokens: int | None = None,
     ) -> list[int]:

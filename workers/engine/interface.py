@@ -12,6 +12,7 @@ import msgspec
 from shared.errors import ContextLengthExceeded, EngineFailed, HeadraceError
 from shared.models.worker_registry import Task
 from shared.protocol import (
+    DEFAULT_PROMPT_OPTIONS,
     CallDelta,
     EncoderWork,
     Message,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:  # the scripted engine runs without torch
 
     from workers.engine.lora.weights import AdapterWeights
 
-DEFAULT_OPTIONS = PromptOptions()
 MAX_LOGPROBS = 20  # most likely tokens that a request may ask for with each token
 
 
@@ -208,7 +208,7 @@ class Encoder(Protocol):
         self,
         messages: Sequence[Message],
         tools: Tools | None = None,
-        options: PromptOptions = DEFAULT_OPTIONS,
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
         *,
         most_tokens: int | None = None,
     ) -> list[int]:

@@ -16,11 +16,11 @@ from types import MappingProxyType
 
 from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
-from shared.protocol import Message, PromptOptions, Tools
+from shared.protocol import DEFAULT_PROMPT_OPTIONS, Message, PromptOptions, Tools
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
-from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, too_long
+from workers.engine.interface import EngineOutput, EngineRequest, too_long
 from workers.engine.request_check import check_prompt_length
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence as Choice
@@ -97,7 +97,7 @@ class FourByteTokenizer(ScriptedTokenizer):
         self,
         messages: Sequence[Message],
         tools: Tools | None = None,
-        options: PromptOptions = DEFAULT_OPTIONS,
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
         *,
         most_tokens: int | None = None,
     ) -> list[int]:

@@ -11,8 +11,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from shared.errors import InvalidRequest
-from shared.protocol import Message, PromptOptions, Tools
-from workers.engine.interface import DEFAULT_OPTIONS
+from shared.protocol import DEFAULT_PROMPT_OPTIONS, Message, PromptOptions, Tools
 from workers.engine.text.chat_template import PLAIN_MARKUP, native_turns, plain_turns
 from workers.engine.text.template_renderer import TemplateRenderer
 from workers.engine.text.tool_format import detect_tool_format
@@ -46,7 +45,10 @@ class ChatRenderer:
         self.markup = "\0".join([*strings, *REASONING_MARKS, *PLAIN_MARKUP])
 
     def render(
-        self, messages: Sequence[Message], tools: Tools | None = None, options: PromptOptions = DEFAULT_OPTIONS
+        self,
+        messages: Sequence[Message],
+        tools: Tools | None = None,
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
     ) -> str:
         """Return a chat's text.
 

@@ -18,9 +18,9 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from shared.errors import ConfigError, InvalidRequest
-from shared.protocol import Message, PromptOptions, SamplingParams, Tools
+from shared.protocol import DEFAULT_PROMPT_OPTIONS, Message, PromptOptions, SamplingParams, Tools
 from shared.settings import ReasoningParserName
-from workers.engine.interface import DEFAULT_OPTIONS, too_long
+from workers.engine.interface import too_long
 from workers.engine.pair_form import PairForm
 from workers.engine.text.byte_bound import ByteBound
 from workers.engine.text.chat_renderer import ChatRenderer
@@ -127,7 +127,7 @@ class Tokenizer:
         self,
         messages: Sequence[Message],
         tools: Tools | None = None,
-        options: PromptOptions = DEFAULT_OPTIONS,
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
         *,
         most_tokens: int | None = None,
     ) -> list[int]:

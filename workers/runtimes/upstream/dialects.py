@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from shared.models.upstream import ServerKind
-from shared.protocol import PromptOptions, SamplingParams
+from shared.protocol import DEFAULT_PROMPT_OPTIONS, SamplingParams
 
 # Fields beyond OpenAI's, by the name that they have here too, with the values that mean nothing.
 SAMPLING_EXTRAS = {
@@ -30,7 +30,7 @@ SAMPLING_EXTRAS = {
     )
 }
 PROMPT_EXTRAS = {
-    name: getattr(PromptOptions(), name)
+    name: getattr(DEFAULT_PROMPT_OPTIONS, name)
     for name in (
         "add_generation_prompt",
         "continue_final_message",

@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import structlog
 
@@ -25,6 +26,7 @@ from shared.protocol import RequestState
 from shared.runtime.retry import run_forever
 from shared.settings import Settings
 from shared.token_log.interface import RequestRecord
+from shared.token_log.listener import listen
 
 SWEEP_INTERVAL_S = 1.0  # between sweeps of the ledger
 MAX_BATCH = 256  # requests in one round trip
@@ -71,19 +73,17 @@ class UsageSettler:
 
     async def run(self) -> None:
         """Run until cancelled. Other processes settle what is left then."""
+        listening = partial(listen, self._backend.live, self._channel, self._note_end)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for work in (self._listen, self._settle_notified, self.sweep, self._write, self.prune):
+                for work in (listening, self._settle_notified, self.sweep, self._write, self.prune):
                     tasks.create_task(run_forever(work, pause_s=SWEEP_INTERVAL_S, failure_event="settling_failed"))
         finally:
             await self.flush()
 
-    async def _listen(self) -> None:
-        async with self._backend.live.subscribe(self._channel) as messages:
-            while True:
-                message = await messages.get(None)
-                if isinstance(message, bytes) and not self._notified.full():
-                    self._notified.put_nowait(message.decode(errors="replace"))
+    def _note_end(self, message: bytes) -> None:
+        if not self._notified.full():
+            self._notified.put_nowait(message.decode(errors="replace"))
 
     async def _settle_notified(self) -> None:
         while True:

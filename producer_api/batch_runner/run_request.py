@@ -98,13 +98,14 @@ async def _run(services: BatchServices, draft: Request, job_id: str, seed: int, 
     completions = services.completions
     while True:
         try:
-            with completions.waiting_for(job_id) as ended:
+            with completions.waiting_for(job_id) as completion:
                 admission = await services.gateway.submit_derived(
                     draft, job_id=job_id, seed=seed, notify=completions.channel, principal=principal
                 )
+                completion.admitted = True
                 if admission.joined:
                     await completions.check([job_id])
-                await ended
+                await completion.ended
             return admission.request
         except (QueueFull, TenantQueueFull, Unavailable):
             await asyncio.sleep(RETRY_DELAY_S)

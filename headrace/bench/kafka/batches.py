@@ -154,7 +154,7 @@ async def _run_direct(backend: Backend, prompts: list[str]) -> None:
 
 async def _run_request(backend: Backend, ends: CompletionListener, room: asyncio.Semaphore, prompt: str) -> None:
     job_id = new_job_id()
-    with ends.waiting_for(job_id) as ended:
+    with ends.waiting_for(job_id) as completion:
         async with room:
             request = Request(
                 id=job_id,
@@ -165,8 +165,9 @@ async def _run_request(backend: Backend, ends: CompletionListener, room: asyncio
                 created_at=await backend.token_log.now(),
             )
             await backend.token_log.create(request, notify=ends.channel)
+            completion.admitted = True
             await backend.transport.publish(request)
-        await ended
+        await completion.ended
 
 
 @asynccontextmanager

@@ -238,13 +238,18 @@ class BatchRunner:
                 return await self._run(name, seed, body)
             except HeadraceError as error:
                 stoppable = isinstance(error, Conflict | DeadlineExceeded) or error.param == "timeout"
-                if not stoppable or not await self._stopped():
+                if not stoppable or not await self._stopped_meanwhile():
                     raise
         return await self._ended_answer(name, seed, body)
 
     async def _stopped(self) -> bool:
         await reached(self._check_deadline)
         return self._stop is not None
+
+    async def _stopped_meanwhile(self) -> bool:
+        """Return as `_stopped`, also if another process learned of it first and cancelled the request."""
+        self._note((await reached(partial(self._services.batches.get, self._batch.id))).status)
+        return await self._stopped()
 
     async def _run(self, name: str, seed: int, body: ParsedBody) -> Any:
         now = await reached(self._services.backend.token_log.now)

@@ -17,11 +17,12 @@ from producer_api.batch_runner.services import BatchServices
 from shared.backend import Backend
 from shared.batches.store import BatchRecord
 from shared.errors import Unavailable
-from shared.protocol import line_job_id
+from shared.protocol import Request, line_job_id
 from shared.token_log.interface import OVERDUE
 from tests.support.batch_client import line
 from tests.support.batch_records import planned
 from tests.support.fakes import make_request
+from tests.support.waiting import LIMIT_S
 
 LINES = [line(f"c{number}", f"prompt {number}") for number in range(1, 7)]
 PAST, FUTURE = 2.0000004, 9e9  # records round the former down
@@ -67,6 +68,28 @@ async def test_lines_that_ended_before_keep_their_result(
         assert results(services, ended.output_file_id) == {"c1": 200}
         stopped = dict.fromkeys(("c3", "c4", "c5", "c6"), f"batch_{status}")
         assert results(services, ended.error_file_id) == {"c2": 504, **stopped}
+
+
+async def test_lines_that_another_process_cancelled_are_cancelled(
+    services: BatchServices, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a process that lost the chunk to this one, and that learns of the batch's cancellation first."""
+    create = backend.token_log.create
+
+    async def create_and_cancel(request: Request, **options: Any) -> bool:
+        created = await create(request, **options)
+        await services.batches.cancel("batch_1")
+        await backend.token_log.close(request.id)
+        return created
+
+    async with planned(services, LINES) as record:
+        monkeypatch.setattr("producer_api.batch_runner.batch_runner.CHECK_INTERVAL_S", LIMIT_S)
+        monkeypatch.setattr(backend.token_log, "create", create_and_cancel)
+        await BatchRunner(services, record, asyncio.Semaphore(64)).run()
+        ended = await services.batches.get("batch_1")
+        assert (ended.status, ended.output_file_id) == ("cancelled", None)
+        expected = {each["custom_id"]: "batch_cancelled" for each in LINES}
+        assert results(services, ended.error_file_id) == expected
 
 
 async def test_lines_that_begin_in_an_outage_wait(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -281,11 +280,12 @@ class HostedModel:
             await asyncio.sleep(RETRY_S)
 
     async def _stop_watching(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
+        if (watch := self._watch) is not None:
             watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            await asyncio.wait([watch])  # to await it itself would take a cancellation of this task for its own
+            self._watch = None
+            if not watch.cancelled():
+                watch.result()
 
     async def _answer(self, plan: Plan) -> None:
         """Answer the plan's order. Raises Unavailable."""

@@ -8,20 +8,28 @@ import pytest
 
 from shared.backend import Backend
 from shared.errors import ModelNotFound
+from shared.repository.spec import ModelSpec
 from shared.settings import Settings
 from tests.support.waiting import LIMIT_S
 from workers.metrics import WorkerMetrics
+from workers.repository.hosted_model import HostedModel
+from workers.repository.plan import Plan
 from workers.repository.refusal import refuse_waiting
 from workers.repository.serving.context import HostContext
+from workers.repository.serving.interface import Serving
 from workers.repository.serving.memory_budget import MemoryBudget
+
+
+def context_of(settings: Settings, backend: Backend) -> HostContext:
+    budget = MemoryBudget(0, lambda _: [], lambda _: True)
+    return HostContext(settings, backend, WorkerMetrics(), budget, lambda: None, lambda _: None)
 
 
 async def test_a_cancelled_refusal_leaves_no_worker_behind(
     settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given one that is cancelled while its worker leaves, whose entry looks like that of a worker which loads."""
-    budget = MemoryBudget(0, lambda _: [], lambda _: True)
-    context = HostContext(settings, backend, WorkerMetrics(), budget, lambda: None, lambda _: None)
+    context = context_of(settings, backend)
     leave, leaving, may_leave = backend.registry.leave, asyncio.Event(), asyncio.Event()
 
     async def leave_late(worker_id: str) -> None:
@@ -39,3 +47,36 @@ async def test_a_cancelled_refusal_leaves_no_worker_behind(
         with pytest.raises(asyncio.CancelledError):
             await refusing
     assert await backend.registry.workers() == []
+
+
+async def test_a_model_ends_while_it_waits_for_its_refusal_to_end(
+    settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a host that stops when the model shall be loaded, and requests for it are still being refused."""
+    attending, ending, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def attend(*_: object) -> None:
+        attending.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await may_end.wait()
+
+    def load(*_: object) -> Serving:
+        raise AssertionError("the host stops")
+
+    async def need(_: str) -> None: ...
+
+    monkeypatch.setattr("workers.repository.hosted_model.wait_for_requests", attend)
+    model = HostedModel(Plan("m"), context_of(settings, backend), load, need)
+    running = asyncio.create_task(model.run())
+    async with asyncio.timeout(LIMIT_S):
+        await attending.wait()
+        model.update(Plan("m", spec=ModelSpec(name="m"), wanted=True), asleep=False)
+        await ending.wait()
+        running.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running

@@ -100,12 +100,31 @@ class UpstreamAddress:
 
     @property
     def proxy(self) -> str | None:
-        """Return the URL of the proxy that the environment names for this server; None if it names none."""
+        """Return the URL of the proxy that the environment names for this server; None if it names none.
+
+        Raises ConfigError for a proxy that cannot be used, such as one of SOCKS.
+        """
         parts, proxies = urlsplit(self.url), getproxies()
-        if self.is_own_machine or proxy_bypass(parts.hostname or ""):
+        if self.is_own_machine or proxy_bypass(parts.hostname or "") or proxy_bypass(parts.netloc):
             return None
         proxy = proxies.get(parts.scheme) or proxies.get("all")
-        return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+        return _checked(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+
+
+def _checked(proxy: str) -> str:
+    """Return the URL of a proxy. Raises ConfigError, without the URL, if it cannot be used."""
+    try:
+        parts, usable = urlsplit(proxy), bool(httpx.URL(proxy).host)
+        usable = usable and parts.scheme in ("http", "https") and (parts.port or 1) > 0
+    except (httpx.InvalidURL, ValueError):
+        usable = False
+    if not usable:
+        raise ConfigError(
+            "the proxy that the environment names for upstream_url must be http://host:port or https://host:port; "
+            "to use none, name the upstream server in NO_PROXY",
+            param="upstream_url",
+        ) from None
+    return proxy
 
 
 def _log_down(reason: str) -> None:
@@ -147,8 +166,10 @@ def find_model(address: UpstreamAddress, name: str | None) -> UpstreamModel:
 
     Raises Unavailable if the server does not answer, ConfigError if its answer cannot be used.
     """
-    own = address.is_own_machine
-    with httpx.Client(timeout=ANSWER_TIMEOUT_S, headers=address.headers, trust_env=not own) as http:
+    trust = httpx.create_ssl_context()  # with the certificates that the environment names
+    with httpx.Client(
+        timeout=ANSWER_TIMEOUT_S, headers=address.headers, proxy=address.proxy, trust_env=False, verify=trust
+    ) as http:
         found = _decode(_get(http, address, f"{address.url}/models"), _Models, address)
         model = _choose(found.data, name, address)
         kind = KINDS.get(model.owned_by, "other")

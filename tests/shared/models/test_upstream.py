@@ -128,3 +128,24 @@ def test_an_unusable_url_is_refused(url: str) -> None:
 def test_a_name_is_required_where_the_server_is_not_asked() -> None:
     with pytest.raises(ConfigError, match="upstream_model or served_model_name is required"):
         ModelRepository(load({"runtime": "upstream", "upstream_url": "http://h/v1"}).settings)
+
+
+@pytest.mark.parametrize(
+    "proxy", ["socks5://me:secret@proxy:1080", "nonsense://proxy", "http://", "http://[::1", "h:x"]
+)
+def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("all_proxy", proxy)
+    with pytest.raises(ConfigError, match="the proxy that the environment names") as refused:
+        find_model(UpstreamAddress("http://models.example:8000/v1", ""), None)
+    assert "secret" not in refused.value.message
+
+
+def test_a_server_without_a_proxy_may_be_named_with_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("no_proxy", "models.example:8000,[::2]:80,::3")
+    hosts = ("models.example:8000", "models.example", "[::2]:80", "[::3]:9", "[::4]:80")
+    proxies = [UpstreamAddress(f"http://{host}/v1", "").proxy for host in hosts]
+    assert proxies == [None, "http://proxy:1", None, None, "http://proxy:1"]

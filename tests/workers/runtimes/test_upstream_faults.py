@@ -42,6 +42,7 @@ BROKEN = {
         response("200 OK", b"\x1f\x8b", "content-type: text/event-stream", "content-encoding: gzip"),
     ),
     "a server error": (json_response("500 Internal Server Error", {"error": {"message": "oops"}}),),
+    "a header of 70 kB": (response("200 OK", DONE, "content-type: text/event-stream", "x: " + "y" * 70_000),),
     "an unknown status": (b"HTTP/1.1 299 Odd\r\ncontent-length: 0\r\n\r\n",),
 }
 BROKEN_STREAMS = {

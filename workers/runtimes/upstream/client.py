@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+from aiohttp.connector import Connection
 
 from shared.models.upstream import UpstreamAddress
 from workers.runtimes.upstream.chunks import Chunk, parse
@@ -18,11 +19,25 @@ from workers.runtimes.upstream.failures import Broken, ErrorBody, failure, failu
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 65_536
+MAX_HEADER_BYTES = 65_536  # of one field; gateways send policies and cookies of more than aiohttp's 8 KiB
 ENCODINGS = ("", "identity")  # others are refused: a small body could expand to any size
 AFTER_END_S = 1.0  # for the end of a response after [DONE]
 KEEPALIVE_S = 2.0  # below the 5 s after which uvicorn and llama.cpp close an idle connection
 DONE = b"[DONE]"
 HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
+
+
+class _NotInStep(Exception):
+    """Data that answers no request waits on a connection."""
+
+
+class _Request(aiohttp.ClientRequest):
+    """Request that is not sent on a connection where it would be given the data that waits there as its answer."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        if conn.protocol is not None and conn.protocol.should_close:
+            raise _NotInStep
+        return await super().send(conn)
 
 
 class UpstreamClient:
@@ -78,6 +93,8 @@ class UpstreamClient:
             headers=HEADERS | address.headers,
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
             auto_decompress=False,
+            max_field_size=MAX_HEADER_BYTES,
+            request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=address.proxy,
         )
@@ -86,7 +103,10 @@ class UpstreamClient:
         """Return the response to a request, whose body is still to be read. Redirects, which would get the key, are
         not followed.
         """
-        return await self._session.request(method, f"{self.address.url}{route}", allow_redirects=False, **options)
+        url = f"{self.address.url}{route}"
+        while True:
+            with suppress(_NotInStep):  # that connection is closed now
+                return await self._session.request(method, url, allow_redirects=False, **options)
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
         """Raise an error unless the response is a stream of events."""

@@ -79,8 +79,17 @@ def _by_prompt(given: Any, count: int) -> list[LoRARequest | None]:
             f"{PARAM} must be one, or one for each of the {count} prompts, got {len(each)}", param=PARAM
         )
     for wanted in each:
-        if wanted is not None and not isinstance(wanted, LoRARequest):
-            raise InvalidRequest(f"{PARAM} must be a LoRARequest, got {type(wanted).__name__}", param=PARAM)
-        if wanted is not None and wanted.lora_int_id < 1:
-            raise InvalidRequest(f"lora_int_id must be at least 1, got {wanted.lora_int_id}", param=PARAM)
+        if wanted is not None:
+            _check(wanted)
     return each
+
+
+def _check(wanted: object) -> None:
+    """Raise InvalidRequest for a request whose fields have other types or values than they may."""
+    if not isinstance(wanted, LoRARequest):
+        raise InvalidRequest(f"{PARAM} must be a LoRARequest, got {type(wanted).__name__}", param=PARAM)
+    for name, kinds in (("lora_name", str), ("lora_int_id", int), ("lora_path", str | PathLike)):
+        if not isinstance(value := getattr(wanted, name), kinds):
+            raise InvalidRequest(f"{name} has the wrong type {type(value).__name__}", param=PARAM)
+    if wanted.lora_int_id < 1:
+        raise InvalidRequest(f"lora_int_id must be at least 1, got {wanted.lora_int_id}", param=PARAM)

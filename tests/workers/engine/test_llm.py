@@ -259,6 +259,8 @@ def test_prompts_may_have_adapters(llama: Path, tmp_path: Path) -> None:
         (three, "at most 2 adapters in one call"),
         ([one], "one for each of the 3 prompts"),
         (LoRARequest("one", 0, "one"), "lora_int_id must be at least 1"),
+        (LoRARequest("one", "1", "one"), "lora_int_id has the wrong type str"),  # type: ignore[arg-type]
+        (LoRARequest("one", 1, ["one"]), "lora_path has the wrong type list"),  # type: ignore[arg-type]
         ("one", "must be"),
     ):
         with pytest.raises(InvalidRequest, match=message):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from workers.engine.interface import EngineOutput
 
 MAX_BUFFERED_BYTES = 4 * 2**20  # of the chunks; a reader waits while there are more, so that the server waits too
+MIN_NOTICE_INTERVAL_S = 0.005  # a server sends the chunks of one step of its engine spread over some milliseconds
 
 
 class Outbox:
@@ -16,7 +17,8 @@ class Outbox:
 
     Args:
         loop: runs the tasks that put.
-        on_output: called in the loop's thread soon after the buffer was empty and got an output.
+        on_output: called in the loop's thread after the buffer was empty and got an output: soon, but at most once
+            in MIN_NOTICE_INTERVAL_S. So the outputs that follow the first of a step are written together.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_output: Callable[[], None]) -> None:
@@ -27,6 +29,7 @@ class Outbox:
         self._bytes = 0
         self._room = asyncio.Event()
         self._room.set()
+        self._next_notice = loop.time()
 
     @property
     def has_outputs(self) -> bool:
@@ -42,8 +45,8 @@ class Outbox:
             self._bytes += size
             if self._bytes >= MAX_BUFFERED_BYTES:
                 self._room.clear()
-        if first:  # once for the outputs that arrive together
-            self._loop.call_soon(self._on_output)
+        if first:
+            self._loop.call_at(self._next_notice, self._notify)
 
     def take(self) -> list[EngineOutput]:
         """Return all outputs, in order."""
@@ -53,3 +56,7 @@ class Outbox:
         if was_full:
             self._loop.call_soon_threadsafe(self._room.set)
         return outputs
+
+    def _notify(self) -> None:
+        self._next_notice = self._loop.time() + MIN_NOTICE_INTERVAL_S
+        self._on_output()

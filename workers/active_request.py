@@ -156,9 +156,10 @@ class ActiveRequest:
             now: by time.monotonic.
         """
         last = outputs[-1]
-        tokens = (
-            last.tokens if len(outputs) == 1 else tuple([token for output in outputs for token in output.tokens])
-        )
+        tokens, waits = last.tokens, last.waits
+        if len(outputs) > 1:
+            tokens = tuple([token for output in outputs for token in output.tokens])
+            waits = next((output.waits for output in reversed(outputs) if output.waits), None)
         seq = self.next_seq
         event = TokenEvent(seq, tokens) if seq else self._first_event(outputs, tokens)
         self.next_seq = seq + len(tokens)
@@ -166,14 +167,13 @@ class ActiveRequest:
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._terminal(last))
         ids = () if seq or last.finished else self._ids_to_record(event)
-        return Append(self.lease, event, len(self.prompt), ids, self._new_mark(outputs, now))
+        marks = waits is not None or self.mark is None or now - self.marked_at >= MARK_INTERVAL_S
+        mark = self._new_mark(outputs[0], waits, now) if marks else None
+        return Append(self.lease, event, len(self.prompt), ids, mark)
 
-    def _new_mark(self, outputs: list[EngineOutput], now: float) -> RunMark | None:
-        """Return the mark of this run with its first append, after a preemption, and once in MARK_INTERVAL_S."""
-        first, logged = outputs[0], self.mark
-        waits = first.waits if len(outputs) == 1 else next((o.waits for o in reversed(outputs) if o.waits), None)
-        if waits is None and logged is not None and now - self.marked_at < MARK_INTERVAL_S:
-            return None
+    def _new_mark(self, first: EngineOutput, waits: EngineWaits | None, now: float) -> RunMark:
+        """Return the mark of this run, which is sent first, after a preemption, and once in MARK_INTERVAL_S."""
+        logged = self.mark
         self.waits, self.marked_at = waits or self.waits, now
         waits = self.waits
         self.mark = RunMark(
@@ -219,7 +219,10 @@ class ActiveRequest:
 
 def group_by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:
     """Group outputs by the run that they belong to, each group in order."""
-    grouped: dict[str, list[EngineOutput]] = {}
+    grouped = {output.job_id: [output] for output in outputs}
+    if len(grouped) == len(outputs):  # of one step
+        return grouped
+    grouped = {}
     for output in outputs:
         run_id = output.job_id
         if run_id in grouped:

@@ -38,8 +38,8 @@ class AnswerWriter:
         self._computation = {"headrace": version("headrace"), **engine.computation}
         self._most = recording_bytes if engine.tokenizer is not None else 0  # others report no token ids
 
-    async def append(self, grouped: Sequence[Outputs]) -> list[tuple[Append, bool]]:
-        """Append all outputs in one round trip, retrying while Redis is away. Return whether each was written.
+    async def append(self, grouped: Sequence[Outputs]) -> list[Append | None]:
+        """Append all outputs in one round trip, retrying while Redis is away. Return each append, None if refused.
 
         A request that the engine could not compute is put among the dead letters before its end is written.
         """
@@ -51,7 +51,7 @@ class AnswerWriter:
             appends.append(append)
         append_all = partial(self._backend.token_log.append, appends)
         written = await until_available(append_all, pause_s=RETRY_PAUSE_S, failure_event="log_unavailable")
-        return list(zip(appends, written, strict=True))
+        return [append if accepted else None for append, accepted in zip(appends, written, strict=True)]
 
     async def _ending(self, active: ActiveRequest, error: HeadraceError | None, append: Append) -> Append:
         """Return the last append of a request with its recording, if any; set it aside if the engine failed."""

@@ -32,21 +32,25 @@ class LoadMeter:
         self._sequence_s = 0.0
         self.first_token_s: float | None = None
 
-    def record(self, active: ActiveRequest, append: Append, now: float) -> None:
-        """Count an append of a run. The first has the time of the prompt, and counts for `first_token_s` only.
+    def record(self, written: Iterable[tuple[ActiveRequest, Append]], now: float) -> None:
+        """Count appends. The first of a run has the time of the prompt, and counts for `first_token_s` only.
 
         Args:
-            now: when it was written, by time.monotonic.
+            now: when they were written, by time.monotonic.
         """
-        tokens = append.event.tokens
-        if not tokens:
-            return
-        if active.last_token_at is None:
-            self.first_token_s = _moved(self.first_token_s, now - active.held_since)
-        else:
-            self._tokens += len(tokens)
-            self._sequence_s += (now - active.last_token_at) * active.choices
-        active.last_token_at = now
+        counted, sequence_s = 0, 0.0
+        for active, append in written:
+            count = len(append.event.tokens)
+            if not count:
+                continue
+            if active.last_token_at is None:
+                self.first_token_s = _moved(self.first_token_s, now - active.held_since)
+            else:
+                counted += count
+                sequence_s += (now - active.last_token_at) * active.choices
+            active.last_token_at = now
+        self._tokens += counted
+        self._sequence_s += sequence_s
 
     def tokens_per_s(self) -> float:
         """Return the speed, 0 before it is known, and begin the next window."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from typing import Literal, Protocol
 
@@ -92,20 +93,28 @@ class WorkerMetrics:
         if active.delivery.attempt > 1:
             self._takeovers.labels(request.model).inc()
 
-    def count_append(self, active: ActiveRequest, append: Append, now: float) -> None:
-        """Count what was appended at `now`, by time.monotonic; called before `active.last_token_at` is moved."""
-        event = append.event
-        if event.tokens:
-            if active.last_token_at is None:
-                self._count_first(active, now)
-            elif active.series is not None:
-                gap = (now - active.last_token_at) * active.choices
-                active.series.between.observe(gap / len(event.tokens))
-            for token in event.tokens:
-                if token.finish_reason is not None:
-                    self._count_choice(active, token.finish_reason)
-        if event.terminal is not None:
-            self._count_end(active, "failed" if event.terminal.error else "completed", event.terminal.usage)
+    def count_appends(self, written: Iterable[tuple[ActiveRequest, Append]], now: float) -> None:
+        """Count what was appended at `now`, by time.monotonic; called before any `last_token_at` is moved."""
+        series, gap, alike = None, 0.0, 0  # the same gap of successive requests is observed once
+        for active, append in written:
+            event = append.event
+            if tokens := event.tokens:
+                if active.last_token_at is None:
+                    self._count_first(active, now)
+                else:
+                    between = (now - active.last_token_at) * active.choices / len(tokens)
+                    if between != gap or active.series is not series:
+                        if series is not None:
+                            series.between.observe(gap, alike)
+                        series, gap, alike = active.series, between, 0
+                    alike += 1
+                for token in tokens:
+                    if token.finish_reason is not None:
+                        self._count_choice(active, token.finish_reason)
+            if event.terminal is not None:
+                self._count_end(active, "failed" if event.terminal.error else "completed", event.terminal.usage)
+        if series is not None:
+            series.between.observe(gap, alike)
 
     def _count_first(self, active: ActiveRequest, now: float) -> None:
         active.first_token_at = now

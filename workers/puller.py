@@ -171,7 +171,7 @@ class Puller:
                 if lease is not None:
                     await self._abandon(delivery, lease)
                 finished.append(delivery.claim)
-                self.clear(delivery.request.id)
+                self.clear((delivery.request.id,))
             await self._start_runs(taken)
         await self._backend.transport.acknowledge(finished)
 
@@ -199,9 +199,9 @@ class Puller:
         self._suspect_id = delivery.request.id
         return True
 
-    def clear(self, job_id: str) -> None:
-        """Clear a request of suspicion: it has produced a token, or has ended."""
-        if self._suspect_id == job_id:
+    def clear(self, job_ids: Sequence[str]) -> None:
+        """Clear requests of suspicion: they have produced a token, or have ended."""
+        if self._suspect_id and self._suspect_id in job_ids:
             self._suspect_id = ""
             if self._deferred:
                 self._wake_up.set()

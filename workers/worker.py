@@ -92,6 +92,7 @@ class Worker:
             info, self._engine, self._preparer, metrics, interval=settings.canary_interval, idle=self._is_unused
         )
         self._by_job: dict[str, ActiveRequest] = {}
+        self._by_run: dict[str, ActiveRequest] = {}
         self._used_at = time.monotonic()
         self._load = LoadMeter(settings.max_num_seqs)
         self._finished_claims: list[Claim] = []
@@ -192,6 +193,7 @@ class Worker:
         """Start each request, in order, without waiting for its tokenizing or its grammar."""
         for delivery, lease in taken:
             active = self._by_job[delivery.request.id] = ActiveRequest(delivery, lease)
+            self._by_run[active.run_id] = active
             active.spans = spans_of_run(self._backend.tracer, delivery, lease)
             self._metrics.count_start(active)
             task = self._tasks.create_task(self._start(active))
@@ -226,8 +228,7 @@ class Worker:
         while True:
             await self._output_ready.wait()
             self._output_ready.clear()
-            runs = {active.run_id: active for active in self.active_requests()}
-            outputs = group_by_run(self._engine.take())
+            outputs, runs = group_by_run(self._engine.take()), self._by_run
             self._canary.observe(outputs)
             if grouped := [(runs[run_id], found) for run_id, found in outputs.items() if run_id in runs]:
                 await self._append(grouped)
@@ -236,18 +237,21 @@ class Worker:
 
     async def _append(self, grouped: list[tuple[ActiveRequest, list[EngineOutput]]]) -> None:
         """Append all outputs in one round trip, retrying while Redis is away; remove what has ended."""
-        written = await self._answers.append(grouped)
-        now = time.monotonic()
-        for (active, _), (append, accepted) in zip(grouped, written, strict=True):
-            if not accepted:
+        appends = await self._answers.append(grouped)
+        now, written = time.monotonic(), []
+        for (active, _), append in zip(grouped, appends, strict=True):
+            if append is None:
                 self._metrics.count_fenced_write(self._info.model)
                 self._on_lease_lost(active)
-                continue
-            self._metrics.count_append(active, append, now)
+            else:
+                written.append((active, append))
+        self._metrics.count_appends(written, now)
+        self._load.record(written, now)
+        self._puller.clear([active.id for active, _ in written])
+        for active, append in written if self._backend.tracer else ():
             active.spans.record(append.event)
-            self._load.record(active, append, now)
-            self._puller.clear(active.id)
-            if append.event.terminal:
+        for active, append in written:
+            if append.event.terminal is not None:
                 self._complete(active)
 
     async def _acknowledge(self) -> None:
@@ -296,11 +300,12 @@ class Worker:
         """Remove a request, whose run has the `outcome` if no terminal event ended it."""
         active = self._by_job.pop(job_id, None)
         if active is not None:
+            self._by_run.pop(active.run_id, None)
             self.adapters.release(active.run_id)
             active.spans.end(outcome)
             if active.deadline_timer is not None:
                 active.deadline_timer.cancel()
-        self._puller.clear(job_id)
+        self._puller.clear((job_id,))
         self._used_at = time.monotonic()
         if not self._by_job:
             self._idle.set()

@@ -38,10 +38,11 @@ def encode_events(events: Iterable[TokenEvent]) -> list[str]:
 
 def _fields(event: TokenEvent) -> tuple[Any, ...]:
     """Return the fields of an event up to the last one that has not its default."""
-    tokens = [_shortened(token) for token in event.tokens]
+    tokens = event.tokens
+    shortened = (_shortened(tokens[0]),) if len(tokens) == 1 else [_shortened(token) for token in tokens]
     if event.terminal is None and event.prompt_usage is None and not event.prompt:
-        return event.seq, tokens
-    return event.seq, tokens, event.terminal, event.prompt, event.prompt_usage
+        return event.seq, shortened
+    return event.seq, shortened, event.terminal, event.prompt, event.prompt_usage
 
 
 def _shortened(token: Token) -> Token | tuple[int, int, str]:

@@ -47,7 +47,7 @@ class RequestState(StrEnum):
         return self in (RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED)
 
 
-class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """Log-probability of a token in the model's own distribution: natural, before temperature and penalties.
 
     `top` holds (id, logprob, piece) of the most likely tokens, the most likely first. A piece is the text of one
@@ -63,7 +63,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
     rank: int = 0
 
 
-class CallDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class CallDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """Addition of one token to tool call number `index` of its choice: its name, which starts it, or arguments."""
 
     index: int
@@ -71,7 +71,7 @@ class CallDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
     arguments: str = ""
 
 
-class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """One generated token, or a part of an answer whose tokens are unknown, with an `id` below 0.
 
     `text` is the addition to the choice's visible text. It may be empty: half a character, or the possible start of
@@ -138,7 +138,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
-class PromptUsage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class PromptUsage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """Exact number of a prompt's tokens, and of those that the run found in its prefix cache."""
 
     tokens: int
@@ -181,7 +181,7 @@ class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
     empty_choices: int = 0
 
 
-class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """One append to a request's TokenLog: tokens seq, seq + 1, …, and, at the end, the terminal event.
 
     The terminal event has a seq of its own, after the last token's. `prompt` has no seq: it accompanies the first
@@ -212,10 +212,11 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     @property
     def finish(self) -> str:
         """Return the error code or the last finish reason in this event, "" if nothing ended with it."""
-        if self.terminal is not None and self.terminal.error is not None:
-            return self.terminal.error.code
-        if self.terminal is not None and self.terminal.empty_choices:
-            return FinishReason.LENGTH
+        if (terminal := self.terminal) is not None:
+            if terminal.error is not None:
+                return terminal.error.code
+            if terminal.empty_choices:
+                return FinishReason.LENGTH
         for token in reversed(self.tokens):  # on the path of every token, where a generator takes longer
             if token.finish_reason is not None:
                 return token.finish_reason

@@ -41,7 +41,7 @@ class Stay(msgspec.Struct, frozen=True, array_like=True):
     pauses: tuple[tuple[float, float | None], ...] = ()
 
 
-class RunMark(msgspec.Struct, frozen=True, array_like=True):
+class RunMark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A worker's measurements of one run, in seconds. Each later mark of a run replaces the one before.
 
     Attributes:

@@ -84,7 +84,7 @@ class Lease:
         return self.history[-1].last_seq + 1 if self.history else 0
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """An append of `event` under `lease`, with the prompt's exact token count, which only the worker knows.
 
     With the event of seq 0, `prompt` may hold the prompt's token ids, which are kept for the next worker until the

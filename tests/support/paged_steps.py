@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from workers.engine.execution.paged_attention import AttentionForm
-from workers.engine.execution.step_inputs import Span, StepInputs
+from workers.engine.execution.step_inputs import StepInputs
 
 FORMS = ("plain", "window", "softcap", "sinks", "all")
 
@@ -25,12 +25,10 @@ def make_step(spans: list[tuple[int, int]], block_size: int, num_blocks: int) ->
     tables = torch.zeros(len(spans), width, dtype=torch.int64)
     positions: list[int] = []
     sequences: list[int] = []
-    flat: list[Span] = []
     for index, (first, rows) in enumerate(spans):
         for slot in range(-(-(first + rows) // block_size)):
             tables[index, slot] = order.pop()
-        flat.append(Span(len(positions), rows, first))
         positions += range(first, first + rows)
         sequences += [index] * rows
     zeros = torch.zeros(len(positions), dtype=torch.int64)
-    return StepInputs(zeros, torch.tensor(positions), torch.tensor(sequences), tables, zeros[:0], tuple(flat))
+    return StepInputs(zeros, torch.tensor(positions), torch.tensor(sequences), tables, zeros[:0])

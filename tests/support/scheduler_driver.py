@@ -5,7 +5,8 @@ from __future__ import annotations
 from shared.protocol import PriorityClass, SamplingParams
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
-from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
+from workers.engine.scheduling.scheduler import Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.text.detokenizer import TextStream
 

@@ -33,7 +33,8 @@ def begun(clock: MovedClock, *, n: int = 1) -> ActiveRequest:
 
 
 def record(meter: LoadMeter, clock: MovedClock, active: ActiveRequest, tokens: int) -> None:
-    meter.record(active, Append(active.lease, token_event(active.next_seq, *"x" * tokens), 5), clock.now)
+    append = Append(active.lease, token_event(active.next_seq, *"x" * tokens), 5)
+    meter.record([(active, append)], clock.now)
     active.next_seq += tokens
 
 

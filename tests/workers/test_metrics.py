@@ -10,11 +10,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shared.backend import Backend
+from shared.metrics.worker import BETWEEN_SECONDS
 from shared.protocol import AdapterRef, PriorityClass
+from shared.queue.interface import Claim, Delivery
 from shared.settings import Settings
-from tests.support.fakes import MODEL, answer, make_request, submit
+from shared.token_log.interface import Append, Lease
+from tests.support.fakes import MODEL, answer, make_request, submit, token_event
 from tests.support.loop_clock import turns
 from tests.support.worker_harness import Harness
+from workers.active_request import ActiveRequest
 from workers.engine.stats import EngineStats, SpeculationStats, TierStats
 from workers.engine_thread import EngineThread
 from workers.lora.residents import Residents
@@ -58,6 +62,29 @@ async def test_a_request_is_timed_and_counted_under_both_names(harness: Harness,
         assert sample("vllm:kv_cache_usage_perc", theirs) == 0
         assert (sample("headrace_worker_step_seconds_count", {"model": MODEL}) or 0) > 0
         assert (sample("headrace_worker_batch_size_count", {"model": MODEL}) or 0) > 0
+
+
+def test_each_gap_between_tokens_is_counted() -> None:
+    """Given requests of two classes, some with equal gaps, and one with two tokens."""
+    metrics, written = WorkerMetrics(), []
+    standard, batch = PriorityClass.STANDARD, PriorityClass.BATCH
+    for priority, last, text in (
+        (standard, 10.0, "x"),
+        (standard, 10.0, "y"),
+        (batch, 10.0, "x"),
+        (standard, 9.0, "xy"),
+    ):
+        request = make_request(max_tokens=9, priority=priority)
+        delivery = Delivery(request, Claim(request.id, MODEL, priority, "1-0"), 1)
+        active = ActiveRequest(delivery, Lease(request.id, "a", 1, 0.0))
+        metrics.count_start(active)
+        active.last_token_at = last
+        written.append((active, Append(active.lease, token_event(5, *text), 5)))
+    metrics.count_appends(written, 12.0)
+    for priority, count, seconds in ((standard, 3, 2 + 2 + 1.5), (batch, 1, 2)):
+        labels, name = {"model": MODEL, "class": priority.value}, BETWEEN_SECONDS.name
+        assert metrics.registry.get_sample_value(f"{name}_count", labels) == count
+        assert metrics.registry.get_sample_value(f"{name}_sum", labels) == seconds
 
 
 async def test_many_users_add_no_series(harness: Harness, backend: Backend) -> None:

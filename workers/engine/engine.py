@@ -35,14 +35,14 @@ from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
 from workers.engine.sampling.rows import Rows
 from workers.engine.sampling.torch_rows import TORCH_ROWS
 from workers.engine.scheduling.batching_policies import make_policy
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 from workers.engine.sequence import Sequence
 from workers.engine.sequence_builder import SequenceBuilder
 from workers.engine.speculation.acceptance import DraftedRows, accepted_at_each_place, drafted_rows
 from workers.engine.speculation.draft_model import load_draft_model
 from workers.engine.speculation.load import load_speculator
 from workers.engine.speculation.speculator import Speculator
-from workers.engine.stage import Stage
+from workers.engine.stage import failure_of
 from workers.engine.stats import NO_SPECULATION, EngineStats
 from workers.engine.text.tokenizer import Tokenizer
 from workers.engine.tiers.select import open_tier, scheduler_type
@@ -246,14 +246,16 @@ class Engine:
         return outputs
 
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
-        drawing = [item.sequence for item in batch.items if item.samples and item.sequence.finish_reason is None]
+        drawing = [sequence for sequence in batch.sampling if sequence.finish_reason is None]
         try:
-            with Stage("step", run_id=" ".join(item.sequence.job_id for item in batch.items)):
-                drawn = self._draw(batch, drawing)
+            drawn = self._draw(batch, drawing)
         except EngineLost:
             raise
-        except HeadraceError as error:
-            return self._isolate(batch, error)
+        except BaseException as error:
+            failure = failure_of("step", error, run_id=" ".join(item.sequence.job_id for item in batch.items))
+            if failure is None:
+                raise
+            return self._isolate(batch, failure)
         if drawn is None:
             self._scheduler.end_drafts(batch)
             return []
@@ -272,7 +274,7 @@ class Engine:
                 mask.settle()
         if logits is None:
             return None
-        sampling = [item.sequence for item in batch.items if item.samples]
+        sampling = batch.sampling
         last, drafted, scored = logits.tensor_split((len(sampling), len(sampling) + batch.num_drafts))
         if len(scored):
             record_prompt_logprobs(batch, scored, self.tokenizer.token_bytes, self._rows)
@@ -321,18 +323,16 @@ class Engine:
         self._scheduler.end_drafts(batch)
         if self.speculator is not None:
             self.speculator.learn(batch)
-        for sequence in drawn.sequences:
-            if sequence.finish_reason is not None and sequence.job_id not in added.failed:
+        ended = [sequence for sequence in drawn.sequences if sequence.finish_reason is not None]
+        for sequence in ended:
+            if sequence.job_id not in added.failed:
                 self._finish(sequence)
         for job_id in added.failed:
             self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)
-        outputs = [added.output(job_id, finished=True) for job_id in added.failed]
-        for job_id in added.requests:
-            finished = not self._unfinished[job_id]
-            if finished:
-                del self._unfinished[job_id]
-            outputs.append(added.output(job_id, finished=finished))
-        return outputs
+        complete = {each.job_id for each in ended if not self._unfinished.get(each.job_id)}
+        for job_id in complete:
+            self._unfinished.pop(job_id, None)
+        return added.outputs(complete)
 
     def _finish(self, sequence: Sequence) -> None:
         if self.speculator is not None:

@@ -162,7 +162,8 @@ class EngineOutput(msgspec.Struct, frozen=True):
         error: the error that ended the request.
         prompt: the echoed prompt, sent with the first token, or without one if none is generated, if the request
             asks for it.
-        cached_tokens: how many of the prompt's tokens were found in the prefix cache when the request started.
+        cached_tokens: how many of the prompt's tokens were found in the prefix cache when the request started, sent
+            at least with its first tokens.
         result: the result of a request for something other than text, sent at its end.
         usage: counts of a runtime that counts the tokens itself, sent at the end.
         waits: waits of the run, sent with its first tokens and with those after a preemption.

@@ -25,7 +25,7 @@ from workers.engine.models.checkpoint import WeightReader
 from workers.engine.models.decoder import Decoder, DecoderConfig, never
 from workers.engine.models.loader import load_model
 from workers.engine.models.shared_weights import load_shared
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 
 if TYPE_CHECKING:  # adapters are off by default
     from workers.engine.lora.loader import AdapterLoader

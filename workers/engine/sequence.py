@@ -44,9 +44,11 @@ class Sequence:
         adapter: the LoRA adapter to compute with, if any.
         prefix_salt, block_keys: for the prefix cache; the keys of the first full blocks, as far as computed.
         block_table: the KV block of each `block_size` positions; an array, which a step copies without its numbers.
+        num_writable_tokens: up to which position its blocks are its own, from the computed tokens on; 0 if unknown.
         forks: choices of the same request that wait until this one's prompt is computed, to share it.
         echo: the prompt that is sent with the first token, on the choice that computes the prompt.
         penalized: its params change logits, by penalties or biases.
+        adjusted: its logits may change before the draw, by these, a mark or rules.
         waits: measures when the run does not compute; its choices share it.
     """
 
@@ -72,6 +74,7 @@ class Sequence:
     preempted: bool = False
     num_cached_tokens: int | None = None
     num_computed_tokens: int = 0
+    num_writable_tokens: int = 0
     block_table: array[int] = field(default_factory=lambda: array("q"))
     block_keys: list[bytes] = field(default_factory=list)
     forks: list[Sequence] = field(default_factory=list)
@@ -79,11 +82,13 @@ class Sequence:
     finish_reason: FinishReason | None = None
     waits: WaitClock = field(default_factory=WaitClock)
     penalized: bool = field(init=False)
+    adjusted: bool = field(init=False)
 
     def __post_init__(self) -> None:
         params = self.params
         penalties = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
         self.penalized = bool(penalties or params.logit_bias)
+        self.adjusted = self.penalized or self.rules is not None or self.watermark is not None
 
     @property
     def num_tokens(self) -> int:

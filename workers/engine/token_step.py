@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,12 +87,13 @@ class StepOutputs:
 
     def append(self, drawn: Drawn) -> None:
         """Append drawn tokens to their sequences, unless their request has failed."""
-        for row, sequence in enumerate(drawn.sequences):
+        logprobs = drawn.logprobs if drawn.logprobs.asked else None
+        for row, (sequence, token_id) in enumerate(zip(drawn.sequences, drawn.tokens, strict=True)):
             job_id = sequence.job_id
-            if job_id in self.failed:
+            if self.failed and job_id in self.failed:
                 continue
             try:
-                found = _append(sequence, drawn, row)
+                found = _append(sequence, token_id, row, logprobs)
                 if sequence.echo is not None:
                     self._echoes[job_id] = sequence.echo.tokens(self._tokenizer.token_texts, sequence.choice)
                     sequence.echo = None
@@ -101,41 +103,48 @@ class StepOutputs:
                     raise
                 self.failed[job_id] = failure
                 continue
-            known = self._tokens.get(job_id)
-            self._tokens[job_id] = found if known is None else known + found
-            self._cached[job_id] = sequence.num_cached_tokens or 0
+            known = self._tokens.setdefault(job_id, found)
+            if known is not found:
+                self._tokens[job_id] = known + found
             if sequence.waits.changed:
+                self._cached[job_id] = sequence.num_cached_tokens or 0
                 self._waits[job_id] = sequence.waits.take()
 
-    @property
-    def requests(self) -> list[str]:
-        """The requests that have not failed."""
-        return (
-            [job_id for job_id in self._tokens if job_id not in self.failed] if self.failed else list(self._tokens)
-        )
+    def outputs(self, complete: Collection[str]) -> list[EngineOutput]:
+        """Return the output of each request; one that has failed ends with the tokens before its error.
 
-    def output(self, job_id: str, *, finished: bool) -> EngineOutput:
-        """Return the output of a request; one that has failed ends with the tokens before its error."""
-        return EngineOutput(
-            job_id,
-            self._tokens.get(job_id, ()),
-            finished,
-            self.failed.get(job_id),
-            self._echoes.get(job_id, ()),
-            self._cached.get(job_id, 0),
-            waits=self._waits.get(job_id),
-        )
+        Args:
+            complete: the requests that have no choice left running.
+        """
+        if not (self.failed or self._echoes or self._waits):  # nearly always
+            return [EngineOutput(job_id, tokens, job_id in complete) for job_id, tokens in self._tokens.items()]
+        return [
+            EngineOutput(
+                job_id,
+                self._tokens.get(job_id, ()),
+                job_id in complete or job_id in self.failed,
+                self.failed.get(job_id),
+                self._echoes.get(job_id, ()),
+                self._cached.get(job_id, 0),
+                waits=self._waits.get(job_id),
+            )
+            for job_id in self.failed | self._tokens
+        ]
 
 
-def _append(sequence: Sequence, drawn: Drawn, row: int) -> tuple[Token, ...]:
-    """Append the token drawn in `row`, unless the sequence only computes its prompt.
+def _append(sequence: Sequence, token_id: int | None, row: int, logprobs: StepLogprobs | None) -> tuple[Token, ...]:
+    """Append a drawn token, unless the sequence only computes its prompt.
 
-    Raises EngineFailed if no token was drawn or the grammar refuses it.
+    Args:
+        row: of the token among the step's.
+        logprobs: of the step, if some of its rows ask for them.
+
+    Raises:
+        EngineFailed: no token was drawn, or the grammar refuses it.
     """
-    token_id = drawn.tokens[row]
     if sequence.max_tokens == 0:
         sequence.finish_reason = FinishReason.LENGTH
         return ()
     if token_id is None:
         raise EngineFailed(NOTHING_DRAWN)
-    return (sequence.accept(token_id, drawn.logprobs.for_token(row, token_id)),)
+    return (sequence.accept(token_id, None if logprobs is None else logprobs.for_token(row, token_id)),)

@@ -7,7 +7,7 @@ import time
 import msgspec
 
 
-class EngineWaits(msgspec.Struct, frozen=True):
+class EngineWaits(msgspec.Struct, frozen=True, gc=False):
     """Seconds until a run was started, how often a choice of it was preempted, and seconds while one was."""
 
     waited: float = 0.0

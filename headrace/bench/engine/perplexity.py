@@ -19,7 +19,7 @@ from shared.settings import QuantizationName, load
 from workers.engine.calibration.select import with_calibrated_weights
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import make_layer_caches
-from workers.engine.execution.step_inputs import Span, StepInputs
+from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.models.loader import load_model, read_model_config
 from workers.engine.text.tokenizer import Tokenizer
@@ -173,5 +173,4 @@ def _read(tokens: list[int]) -> StepInputs:
     """Return the inputs of one sequence from its beginning, in blocks 0, 1, 2 …, with logits for every position."""
     rows = torch.arange(len(tokens))
     blocks = torch.arange(WINDOW_TOKENS // BLOCK_SIZE)[None]
-    spans = (Span(0, len(tokens), 0),)
-    return StepInputs(torch.tensor(tokens), rows, torch.zeros_like(rows), blocks, rows, spans)
+    return StepInputs(torch.tensor(tokens), rows, torch.zeros_like(rows), blocks, rows)

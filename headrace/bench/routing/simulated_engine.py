@@ -22,7 +22,8 @@ from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
 from workers.engine.interface import EngineOutput, EngineRequest, too_long
 from workers.engine.request_check import check_prompt_length
-from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
+from workers.engine.scheduling.scheduler import Scheduler
 from workers.engine.sequence import Sequence as Choice
 from workers.engine.stats import EngineStats
 from workers.engine.text.detokenizer import TextStream

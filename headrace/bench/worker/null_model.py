@@ -45,7 +45,7 @@ from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import Runner
 from workers.engine.models.loader import read_model_config
 from workers.engine.sampling.torch_rows import TorchRows
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 from workers.engine.sequence import Sequence
 from workers.engine.speculation.load import load_speculator
 from workers.engine.text.tokenizer import Tokenizer

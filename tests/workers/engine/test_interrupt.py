@@ -12,7 +12,7 @@ from shared.protocol import SamplingParams
 from tests.support.engine_driver import drain, load
 from workers.engine.interface import EngineRequest
 from workers.engine.kernels import cpp_layers
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 
 
 @pytest.mark.parametrize("cache_dir", [{}, {"cache_dir": None}], ids=["C++", "torch"])

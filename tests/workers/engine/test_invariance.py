@@ -15,7 +15,7 @@ from torch import Tensor
 from shared.protocol import SamplingParams
 from tests.support.engine_driver import drain, load
 from workers.engine.interface import EngineRequest
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 
 KINDS: dict[str, dict[str, Any]] = {
     "none": {"batch_invariant": True},  # which a CPU is anyway

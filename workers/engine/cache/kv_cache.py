@@ -39,10 +39,10 @@ class KVCacheManager:
 
         Return False, and change nothing, if the pool has too few blocks.
         """
+        if num_tokens <= sequence.num_writable_tokens:  # of nearly every token
+            return True
         table = sequence.block_table
         writes_shared = self._writes_shared(sequence)
-        if num_tokens <= len(table) * self.block_size and not writes_shared:  # of nearly every token
-            return True
         if self.blocks_needed(sequence, num_tokens) > self.pool.num_free:
             return False
         if writes_shared:
@@ -51,6 +51,7 @@ class KVCacheManager:
             self.pool.release(table[at])
             table[at] = block
         table.extend(self.pool.allocate() for _ in range(self.blocks_for(num_tokens) - len(table)))
+        sequence.num_writable_tokens = len(table) * self.block_size
         return True
 
     def extend(self, sequence: Sequence, num_tokens: int, more: int) -> int:
@@ -65,6 +66,7 @@ class KVCacheManager:
 
     def trim(self, sequence: Sequence) -> None:
         """Release the blocks after those of the sequence's tokens."""
+        sequence.num_writable_tokens = 0
         while len(sequence.block_table) > self.blocks_for(sequence.num_tokens):
             self.pool.release(sequence.block_table.pop())
 
@@ -84,6 +86,7 @@ class KVCacheManager:
     def release_last(self, sequence: Sequence) -> None:
         """Release the last block of a sequence, and so its tokens computed there."""
         self.pool.release(sequence.block_table.pop())
+        sequence.num_writable_tokens = 0
         room = len(sequence.block_table) * self.block_size
         sequence.num_computed_tokens = min(sequence.num_computed_tokens, room)
 
@@ -101,6 +104,7 @@ class KVCacheManager:
 
     def fork(self, parent: Sequence, child: Sequence, num_tokens: int) -> None:
         """Share the parent's first `num_tokens`, which are computed, with `child`, without copying."""
+        parent.num_writable_tokens = 0
         for block in parent.block_table[: self.blocks_for(num_tokens)]:
             self.pool.share(block)
             child.block_table.append(block)
@@ -110,6 +114,7 @@ class KVCacheManager:
         for block in reversed(sequence.block_table):
             self.pool.release(block)
         del sequence.block_table[:]
+        sequence.num_writable_tokens = 0
         sequence.num_computed_tokens = 0
 
     def take_copies(self) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from shared.runtime.shared_cache import make_once
 from workers.engine.calibration.formats import CalibratedIntegers, Calibration
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import make_layer_caches
-from workers.engine.execution.step_inputs import Span, StepInputs
+from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.models.decoder import DecoderConfig
@@ -116,7 +116,6 @@ def _step(tokens: list[int], longest: int) -> StepInputs:
         sequences=torch.arange(count).repeat_interleave(length),
         block_tables=torch.arange(count * blocks).view(count, blocks),
         sample_rows=torch.tensor([count * length - 1]),
-        spans=tuple(Span(number * length, length, 0) for number in range(count)),
     )
 
 

@@ -110,7 +110,7 @@ class StepGraphs:
         """Compute the logits of the inputs of `size`."""
         tokens, positions, sequences, sample_rows = self._inputs[size]
         count = self._max_sample_rows(size)
-        step = StepInputs(tokens, positions, sequences, self._tables, sample_rows[:count], ())
+        step = StepInputs(tokens, positions, sequences, self._tables, sample_rows[:count])
         self._logits[:count] = self._forward(step)
 
 

@@ -5,7 +5,8 @@ A row consists of its token, its position and the number of its sequence, which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
+from workers.engine.sequence import Sequence
 
 
 class Span(NamedTuple):
@@ -35,7 +37,6 @@ class StepInputs:
         block_tables: [S, W] int64; entries past a sequence's blocks are 0 and never read.
         sample_rows: [R] int64, the rows whose logits are computed: first those that sample, then drafted tokens,
             then those that score a prompt, each in the batch's order.
-        spans: the rows of each sequence.
     """
 
     tokens: Tensor
@@ -43,52 +44,66 @@ class StepInputs:
     sequences: Tensor
     block_tables: Tensor
     sample_rows: Tensor
-    spans: tuple[Span, ...]
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The rows of each sequence. They follow from the tensors, since few kernels need them."""
+        lengths = torch.bincount(self.sequences).tolist()
+        starts = [0, *accumulate(lengths)][:-1]
+        return tuple(map(Span, starts, lengths, self.positions[starts].tolist()))
 
     @classmethod
     def from_batch(cls, batch: ScheduledBatch) -> StepInputs:
         """Build the inputs of a batch, on the CPU."""
         items = batch.items
         sequences = [item.sequence for item in items]
-        positions = [sequence.num_computed_tokens for sequence in sequences]
-        if batch.num_rows == len(items):  # one token of each
-            lengths = [1] * len(items)
-            tokens = [sequence.tokens[position] for sequence, position in zip(sequences, positions, strict=True)]
-        else:
-            lengths = [item.num_rows for item in items]
-            tokens = [token for item in items for token in item.tokens]
-        starts = [0, *accumulate(lengths)]
-        ends = starts[1:]
-        sample_rows = [end - 1 - len(item.drafts) for item, end in zip(items, ends, strict=True) if item.samples]
-        if batch.num_drafts:
-            sample_rows += [
-                row for item, end in zip(items, ends, strict=True) for row in range(end - len(item.drafts), end)
-            ]
-        for index in [index for index, sequence in enumerate(sequences) if sequence.echo is not None]:
-            sample_rows += [starts[index] - positions[index] + scored for scored in items[index].scores]
-        spans = tuple(map(Span, starts, lengths, positions))
-        offsets = np.array(positions) - starts[:-1]
-
-        def tensor(array: list[int] | np.ndarray) -> Tensor:
-            return torch.as_tensor(np.asarray(array, np.int64))
-
+        first = [sequence.num_computed_tokens for sequence in sequences]
+        tables = _tensor(_block_tables(sequences))
+        if batch.decodes:
+            tokens = [sequence.tokens[position] for sequence, position in zip(sequences, first, strict=True)]
+            rows = _tensor(np.arange(len(items)))
+            return cls(_tensor(tokens), _tensor(first), rows, tables, rows)
+        lengths = [item.num_rows for item in items]
+        ends = list(accumulate(lengths))
+        owners = np.repeat(np.arange(len(items)), lengths)
+        offsets = np.array(first) - np.array(ends) + np.array(lengths)
         return cls(
-            tokens=tensor(tokens),
-            positions=tensor(np.arange(len(tokens)) + np.repeat(offsets, lengths)),
-            sequences=tensor(np.repeat(np.arange(len(spans)), lengths)),
-            block_tables=tensor(_block_tables(batch)),
-            sample_rows=tensor(sample_rows),
-            spans=spans,
+            tokens=_tensor([token for item in items for token in item.tokens]),
+            positions=_tensor(np.arange(len(owners)) + offsets[owners]),
+            sequences=_tensor(owners),
+            block_tables=tables,
+            sample_rows=_tensor(_sample_rows(batch, ends)),
         )
 
     def to(self, device: torch.device) -> StepInputs:
-        names = ("tokens", "positions", "sequences", "block_tables", "sample_rows")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: each.to(device, non_blocking=True) for name, each in tensors.items()})
 
 
-def _block_tables(batch: ScheduledBatch) -> np.ndarray:
-    tables = [item.sequence.block_table for item in batch.items]
-    lengths = np.array([len(table) for table in tables])
-    padded = np.zeros((len(tables), lengths.max()), np.int64)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.frombuffer(b"".join(tables), np.int64)
+def _tensor(array: list[int] | np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(array, np.int64))
+
+
+def _sample_rows(batch: ScheduledBatch, ends: list[int]) -> list[int]:
+    """Return `sample_rows`; the rows of each item of the batch end before the row `ends`."""
+    items = batch.items
+    rows = [end - 1 - len(item.drafts) for item, end in zip(items, ends, strict=True) if item.samples]
+    if batch.num_drafts:
+        rows += [row for item, end in zip(items, ends, strict=True) for row in range(end - len(item.drafts), end)]
+    for index in [index for index, item in enumerate(items) if item.sequence.echo is not None]:
+        item = items[index]
+        start = ends[index] - item.num_rows - item.sequence.num_computed_tokens
+        rows += [start + scored for scored in item.scores]
+    return rows
+
+
+def _block_tables(sequences: list[Sequence]) -> np.ndarray:
+    tables = [sequence.block_table for sequence in sequences]
+    lengths = np.array(list(map(len, tables)))
+    width = int(lengths.max())
+    blocks = np.frombuffer(bytearray().join(tables), np.int64)
+    if len(blocks) == width * len(tables):
+        return blocks.reshape(-1, width)
+    padded = np.zeros((len(tables), width), np.int64)
+    padded[np.arange(width) < lengths[:, None]] = blocks
     return padded

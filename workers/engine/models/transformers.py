@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from shared.errors import ConfigError
 from workers.engine.execution.paged_attention import LayerCache, make_layer_caches, write_cache
-from workers.engine.execution.step_inputs import Span, StepInputs
+from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import Kernels
 from workers.engine.models.decoder import DecoderConfig, never
 from workers.engine.quantization.interface import Linear
@@ -226,11 +226,13 @@ def _check_step(parts: list[tuple[list[int], int, int]], device: torch.device) -
     """Return inputs for tokens begin … end - 1 of two sequences, one in blocks 0 and 1, one in 2 and 3."""
     tokens: list[int] = []
     positions: list[int] = []
-    spans = []
-    for sequence, begin, end in parts:
-        spans.append(Span(len(tokens), end - begin, begin))
+    sequences: list[int] = []
+    ends = []
+    for index, (sequence, begin, end) in enumerate(parts):
         tokens += sequence[begin:end]
         positions += range(begin, end)
+        sequences += [index] * (end - begin)
+        ends.append(len(tokens))
 
     def tensor(values: Any) -> Tensor:
         return torch.tensor(values, device=device)
@@ -238,10 +240,9 @@ def _check_step(parts: list[tuple[list[int], int, int]], device: torch.device) -
     return StepInputs(
         tokens=tensor(tokens),
         positions=tensor(positions),
-        sequences=tensor([index for index, span in enumerate(spans) for _ in range(span.length)]),
+        sequences=tensor(sequences),
         block_tables=tensor([[0, 1], [2, 3]]),
-        sample_rows=tensor([span.start + span.length - 1 for span in spans]),
-        spans=tuple(spans),
+        sample_rows=tensor([end - 1 for end in ends]),
     )
 
 

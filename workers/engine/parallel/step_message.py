@@ -1,7 +1,7 @@
 """Inputs of a step as a message: one array of int64.
 
 It has the numbers of tokens, sequences, blocks of a sequence, rows with logits and copies of blocks; then the
-tensors of `StepInputs`, its spans, and the copies.
+tensors of `StepInputs`, and the copies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.engine.execution.step_inputs import Span, StepInputs
+from workers.engine.execution.step_inputs import StepInputs
 
 COUNTS = 5
 
@@ -31,12 +31,10 @@ class Step:
         inputs = self.inputs
         sequences, width = inputs.block_tables.shape
         counts = (len(inputs.tokens), sequences, width, len(inputs.sample_rows), len(self.copies))
-        spans = [(span.start, span.length, span.position) for span in inputs.spans]
         return np.concatenate(
             [
                 np.array(counts, np.int64),
                 *(each.numpy().ravel() for each in _tensors(inputs)),
-                np.array(spans, np.int64).ravel(),
                 np.array(self.copies, np.int64).ravel(),
             ]
         ).tobytes()
@@ -45,15 +43,14 @@ class Step:
     def decode(cls, data: bytearray) -> Step:
         whole = torch.frombuffer(data, dtype=torch.int64)
         rows, count, width, samples, copies = whole[:COUNTS].tolist()
-        sizes = [rows, rows, rows, count * width, samples, 3 * count, 2 * copies]
-        tokens, positions, sequences, tables, sample_rows, spans, copied = torch.split(whole[COUNTS:], sizes)
+        sizes = [rows, rows, rows, count * width, samples, 2 * copies]
+        tokens, positions, sequences, tables, sample_rows, copied = torch.split(whole[COUNTS:], sizes)
         inputs = StepInputs(
             tokens=tokens,
             positions=positions,
             sequences=sequences,
             block_tables=tables.view(count, width),
             sample_rows=sample_rows,
-            spans=tuple(Span(*each) for each in spans.view(-1, 3).tolist()),
         )
         return cls([(source, target) for source, target in copied.view(-1, 2).tolist()], inputs)
 

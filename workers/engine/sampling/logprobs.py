@@ -28,6 +28,9 @@ class StepLogprobs:
         token_bytes: returns the bytes of a token id; `first` says that the token begins its text.
         special_ids: tokens that an answer's text may leave out.
         kernels: computes the log-probabilities.
+
+    Attributes:
+        asked: some rows ask for them.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class StepLogprobs:
         kernels: Rows = TORCH_ROWS,
     ) -> None:
         rows = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
+        self.asked = bool(rows)
         self._tops = {row: sequences[row].params.logprobs or 0 for row in rows}
         self._index = {row: index for index, row in enumerate(rows)}
         with torch.inference_mode():

@@ -11,7 +11,7 @@ from workers.engine.echo import Echo
 from workers.engine.interface import MAX_LOGPROBS
 from workers.engine.sampling.logprobs import MIN_LOGPROB, spell
 from workers.engine.sampling.rows import Rows
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 
 ROWS_AT_ONCE = 64  # bounds the memory beside the logits
 

@@ -33,14 +33,17 @@ def sample(
         mask: the tokens that the rows with a grammar allow.
         rows: draws from the result.
     """
-    for row, sequence in enumerate(sequences):
+    adjusted = [row for row, sequence in enumerate(sequences) if sequence.adjusted]
+    for row in adjusted:
+        sequence = sequences[row]
         if sequence.watermark is not None:  # first, as in TGI
             sequence.watermark.bias(logits[row], sequence.tokens)
         if sequence.penalized:
             _penalize(logits[row], sequence)
     if mask is not None:
         mask.apply(logits)
-    for row, sequence in enumerate(sequences):
+    for row in adjusted:
+        sequence = sequences[row]
         if sequence.rules is not None:
             sequence.rules.apply(logits[row], sequence.tokens, sequence.num_prompt_tokens)
     return rows.draw(logits, sequences)
@@ -54,13 +57,8 @@ def forced(sequence: Sequence, drawn: int | None) -> int | None:
 
 def takes_most_likely(sequence: Sequence) -> bool:
     """Return whether the model's most likely token is always the next one, whatever the tokens so far."""
-    restricted = (
-        sequence.rules is not None
-        or sequence.watermark is not None
-        or sequence.matcher is not None
-        or sequence.forced_token is not None
-    )
-    return is_greedy(sequence.params) and not (sequence.penalized or restricted)
+    restricted = sequence.adjusted or sequence.matcher is not None or sequence.forced_token is not None
+    return is_greedy(sequence.params) and not restricted
 
 
 def _penalize(row: Tensor, sequence: Sequence) -> None:

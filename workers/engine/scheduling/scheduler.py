@@ -8,78 +8,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import groupby
-
-import msgspec
 
 from shared.protocol import PriorityClass
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.scheduling.batching_policies import BatchingPolicy, ContinuousBatching
 from workers.engine.scheduling.fair_queue import WaitingQueue
 from workers.engine.scheduling.prompt_budget import share_prompt_budget
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch, ScheduledSequence
 from workers.engine.sequence import Sequence
-
-
-class ScheduledSequence(msgspec.Struct, frozen=True):
-    """The next `num_new_tokens` tokens after the computed ones of `sequence`.
-
-    A struct, since one is created for each token of an answer.
-
-    Attributes:
-        samples: this step computes the sequence's last token, so that the next one can be drawn.
-        drafts: tokens that may follow the sequence's last one, to be computed in the same step.
-    """
-
-    sequence: Sequence
-    num_new_tokens: int
-    samples: bool
-    drafts: tuple[int, ...] = ()
-
-    def with_drafts(self, drafts: tuple[int, ...]) -> ScheduledSequence:
-        return ScheduledSequence(self.sequence, self.num_new_tokens, self.samples, drafts)
-
-    @property
-    def num_rows(self) -> int:
-        return self.num_new_tokens + len(self.drafts)
-
-    @property
-    def tokens(self) -> Iterable[int]:
-        """Tokens of its rows."""
-        start = self.sequence.num_computed_tokens
-        return (*self.sequence.tokens[start : start + self.num_new_tokens], *self.drafts)
-
-    @property
-    def scores(self) -> range:
-        """Positions of this step whose logits score the prompt's next token, if the request asks for that."""
-        if self.sequence.echo is None:
-            return range(0)
-        return self.sequence.echo.scored_positions(self.sequence.num_computed_tokens, self.num_new_tokens)
-
-
-@dataclass(frozen=True)
-class ScheduledBatch:
-    """Work of one step, and the (from, to) block copies to make before it."""
-
-    items: list[ScheduledSequence]
-    copies: list[tuple[int, int]]
-
-    @cached_property
-    def num_rows(self) -> int:
-        return sum([item.num_new_tokens for item in self.items]) + self.num_drafts
-
-    @cached_property
-    def num_drafts(self) -> int:
-        return sum([len(item.drafts) for item in self.items])
-
-    @property
-    def interruptible(self) -> bool:
-        """True if an urgent arrival may abandon the step, because it has rows of the batch class.
-
-        The steps that follow leave such rows out until the new prompt is computed, so no step is abandoned twice.
-        """
-        return PriorityClass.BATCH in [item.sequence.priority for item in self.items]
 
 
 class Scheduler:
@@ -182,19 +118,25 @@ class Scheduler:
 
     def advance(self, batch: ScheduledBatch) -> None:
         """Count the tokens that the step computed, and start the choices that waited for a prompt."""
-        drawn: list[tuple[PriorityClass, str]] = []  # class and tenant of each new token
+        charged: Sequence | None = None  # of the tenant and class of the last new tokens
+        drawn = 0
         for item in batch.items:
             sequence = item.sequence
             if sequence.finish_reason is not None:  # padding
                 continue
             if item.samples:
                 sequence.preempted = False
-                drawn.append((sequence.priority, sequence.tenant))
+                if charged is not None and not (
+                    sequence.tenant == charged.tenant and sequence.priority is charged.priority
+                ):
+                    self._waiting.charge(charged.priority, charged.tenant, drawn)
+                    drawn = 0
+                charged, drawn = sequence, drawn + 1
             self._cache.advance(sequence, item.num_new_tokens)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._fork(sequence)
-        for (priority, tenant), tokens in groupby(drawn):
-            self._waiting.charge(priority, tenant, len(list(tokens)))
+        if charged is not None:
+            self._waiting.charge(charged.priority, charged.tenant, drawn)
 
     def accept_draft(self, sequence: Sequence) -> None:
         """Count a drafted token that has become the sequence's last one: its keys and values are in the cache."""

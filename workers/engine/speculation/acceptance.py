@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import HeadraceError
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 from workers.engine.sequence import Sequence
 from workers.engine.stage import Stage
 from workers.engine.token_step import StepOutputs, TokenDrawer

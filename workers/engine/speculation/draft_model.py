@@ -22,7 +22,7 @@ from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner, load_runner
 from workers.engine.models.loader import read_model_config
 from workers.engine.sampling.sampler import sample
-from workers.engine.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch, ScheduledSequence
 from workers.engine.sequence import Sequence
 from workers.engine.speculation.interface import Draft
 from workers.engine.text.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from weakref import WeakSet
 
 from shared.errors import HeadraceError
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 from workers.engine.sequence import Sequence
 from workers.engine.speculation.forced_tokens import ForcedTokenDrafter
 from workers.engine.speculation.hit_rates import HitRates
@@ -94,7 +94,7 @@ class Speculator:
         """Return the drafts of a step's sequences; none for a step that computes prompts."""
         self._proposals, self._began, self._drafting_seconds = [], None, 0.0
         self._is_wide = len(batch.items) > MAX_DRAFTING_SEQUENCES
-        if not all(item.num_new_tokens == 1 and item.samples for item in batch.items):
+        if not batch.decodes:
             return {}
         self._began = self._clock()
         if self._is_wide:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
+from workers.engine.scheduling.scheduler import Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.tiers.tiers import KVTier
 

@@ -135,3 +135,18 @@ def test_findable_block_is_copied_before_its_last_holder_writes() -> None:
     cache.free(parent)
     assert cache.allocate(child, 6)
     assert cache.take_copies() == [(found, child.block_table[1])]
+
+
+def test_a_sequence_writes_only_to_blocks_that_are_its_own() -> None:
+    """Given a block with room, it is copied once a choice shares it, and allocated again after a preemption."""
+    cache = KVCacheManager(BlockPool(4), BLOCK_SIZE)
+    parent = make_sequence(6)
+    assert cache.allocate(parent, 6)
+    cache.advance(parent, 6)
+    cache.fork(parent, make_sequence(6), 5)
+    shared = parent.block_table[1]
+    assert cache.allocate(parent, 7)
+    assert cache.take_copies() == [(shared, parent.block_table[1])]
+    cache.release_last(parent)
+    assert cache.allocate(parent, 7)
+    assert len(parent.block_table) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def steps() -> list[StepInputs]:
     for spans in STEPS.values():
         step = make_step(spans, BLOCK_SIZE, BLOCKS)
         step.tokens.random_(0, 200)
-        made.append(StepInputs(**{**vars(step), "sample_rows": torch.arange(len(step.tokens))}))
+        made.append(replace(step, sample_rows=torch.arange(len(step.tokens))))
     return made
 
 

@@ -19,7 +19,7 @@ from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 from workers.engine.kernels.cpp_layers import CppLayers
 from workers.engine.lora.weights import AdapterWeights
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 
 NAMES = (None, "wide", "narrow")
 SAMPLED = SamplingParams(temperature=1.0, seed=5, max_tokens=12, ignore_eos=True)

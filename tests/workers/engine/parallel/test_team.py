@@ -34,7 +34,7 @@ from workers.engine.interface import EngineLost, EngineRequest
 from workers.engine.parallel.part import RankPart
 from workers.engine.parallel.step_message import Step
 from workers.engine.parallel.team import TeamRunner
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 from workers.engine.speculation.ngrams import NgramDrafter
 from workers.engine.speculation.speculator import Speculator
 from workers.engine.speculation.step_costs import StepCosts, step_clock

@@ -14,7 +14,7 @@ from shared.protocol import PriorityClass, SamplingParams
 from tests.support.engine_driver import GREEDY, Answers, drain, load, run, step
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.model_runner import Runner
-from workers.engine.scheduling.scheduler import ScheduledBatch
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 from workers.engine_thread import EngineThread
 from workers.scripted_engine import ScriptedEngine
 

@@ -23,7 +23,8 @@ from tests.support.engine_driver import Answers, drain, load, step
 from tests.support.kv_tiers import PROMPT, SAMPLED, Patient, load_tiered, loaded, settle, tier_stats, until
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
-from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
+from workers.engine.scheduling.scheduler import Scheduler
 from workers.engine.tiers.memory_store import MemoryStore
 from workers.engine.tiers.options import TierOptions
 from workers.engine.tiers.store import StoreFailed, StoreGuard, Value

@@ -20,6 +20,7 @@ from shared.accounts.usage import UsageRecords
 from shared.backend import Backend
 from shared.ledger.store import Ledger
 from shared.protocol import Request
+from shared.runtime.timeouts import Timeouts
 from shared.settings import Settings
 
 VERSION = "0.1.0"
@@ -29,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Context(AdmissionServices):
-    """The objects of one API process."""
+    """The objects of one API process; `body_timeouts` are those of bodies of requests."""
 
     metrics: Metrics
     open_answers: OpenAnswers
@@ -38,6 +39,7 @@ class Context(AdmissionServices):
     awaited_jobs: AwaitedJobs
     request_logger: RequestLogger
     threads: Threads
+    body_timeouts: Timeouts
 
     @classmethod
     def from_settings(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Self:
@@ -54,6 +56,7 @@ class Context(AdmissionServices):
             awaited_jobs=awaited_jobs,
             request_logger=RequestLogger(metrics, awaited_jobs, backend.tracer),
             threads=Threads(),
+            body_timeouts=Timeouts(settings.body_timeout),
         )
 
     def settler(self) -> UsageSettler | None:

@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from producer_api.admission.deadline import redis_deadline, run_alongside
+from producer_api.admission.deadline import RedisDeadline, run_alongside
 from producer_api.admission.idempotency import (
     HEADER,
     IdempotencyKey,
@@ -83,7 +83,7 @@ class Gateway:
         control: RequestControl,
         shadows: ShadowCopies,
     ) -> None:
-        self._limits = Limits.from_settings(settings)
+        self._limits, self._redis_deadline = Limits.from_settings(settings), RedisDeadline()
         self._transport = backend.transport
         self._publisher = Publisher.from_settings(settings, backend)
         self._token_log = backend.token_log
@@ -132,7 +132,7 @@ class Gateway:
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity("", 0.0, drawn).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
-        async with redis_deadline():
+        with self._redis_deadline():
             direction = await direction_for(self._catalog, draft.model, principal)
             complete = partial(direction.complete, draft, timeout_s)
             identity = Identity.new(await self._token_log.now(), drawn, key)
@@ -252,7 +252,7 @@ class Gateway:
             QueueFull, TenantQueueFull, Unavailable: try again later; with `retry_after`.
         """
         check_request(Identity(job_id, 0.0, seed).complete(draft, None), self._limits)
-        async with redis_deadline():
+        with self._redis_deadline():
             request = await self._fit(Identity(job_id, await self._token_log.now(), seed).complete(draft, None))
             watcher = "" if self._limiter is None else self._limiter.channel
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
@@ -286,7 +286,7 @@ class Gateway:
 
         Raises IdempotencyKeyReused, Unavailable.
         """
-        async with redis_deadline():
+        with self._redis_deadline():
             held = await self._keys.find(key)
             record = await self._token_log.record(held.id) if held is not None else None
         return record if record is not None and tenant in (None, record.tenant) else None
@@ -295,7 +295,7 @@ class Gateway:
         """Return the model that every name in a request stands for; None if each stands for itself."""
         if not self._catalog.any_name:
             return None
-        async with redis_deadline():
+        with self._redis_deadline():
             return await self._catalog.any_model()
 
     async def fingerprint(self, request: Request | RequestRecord) -> str | None:

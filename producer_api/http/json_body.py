@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -95,14 +94,14 @@ async def _read_json_bytes(request: Request) -> bytes:
 
 async def read_bytes(request: Request) -> bytes:
     """Return the body, which may be read again. Raises MalformedBody, ClientGone."""
-    limit = request.app.state.context.settings.body_timeout
+    context = request.app.state.context
     try:
-        async with asyncio.timeout(limit):
+        with context.body_timeouts.start():
             return await request.body()
     except ClientDisconnect:
         raise ClientGone from None
     except TimeoutError:
-        raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
+        raise MalformedBody(f"the body did not arrive within {context.settings.body_timeout:.0f} s") from None
 
 
 async def off_loop(request: Request, work: Callable[[], Result]) -> Result:

@@ -97,7 +97,14 @@ class Connection(HttpToolsProtocol):
         self._unread = self._unread + len(data) if self._progress == before else 0
         if self._unread > self._limits.head_bytes:
             self._refuse(self._too_large())
-        elif self._timer is None and self._in_head and (self.cycle is None or self.cycle.response_complete):
+        elif self._timer is None:
+            self._set_timer_of_rest()
+
+    def _set_timer_of_rest(self) -> None:
+        """Limit the time for the rest of a message; most come whole, and need no timer."""
+        if not self._in_head:
+            self._set_timer(self._limits.body_timeout_s, self._check_body)
+        elif self.cycle is None or self.cycle.response_complete:
             self._set_timer(self._limits.head_timeout_s, self.transport.close)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio keeps a connection open on True
@@ -152,7 +159,8 @@ class Connection(HttpToolsProtocol):
         self._progress += 1
         super().on_headers_complete()
         self.cycle.__class__ = ClosingCycle if self.scope["http_version"] == "1.0" else LingeringCycle
-        self._start_body_timer()
+        self._cancel_timer()
+        self._body = 0
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
@@ -181,13 +189,10 @@ class Connection(HttpToolsProtocol):
         """Answer a request that the parser gave up: over a limit, or malformed."""
         self._refuse(self._refusal or InvalidRequest("malformed HTTP request"))
 
-    def _start_body_timer(self) -> None:
-        self._body = 0
-        self._set_timer(self._limits.body_timeout_s, self._check_body)
-
     def _check_body(self) -> None:
         if self.flow.read_paused or self._body >= MIN_BODY_BYTES_PER_S * self._limits.body_timeout_s:
-            self._start_body_timer()
+            self._body = 0
+            self._set_timer(self._limits.body_timeout_s, self._check_body)
         else:
             self.transport.close()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +35,7 @@ from shared.redis.node import Client, noticing
 from shared.redis.redis_internals import MasterConnection, SecureMasterConnection
 from shared.redis.sentinel import Master, Sentinels
 from shared.redis.url import Host, RedisURL
+from shared.runtime.timeouts import Timeouts
 
 TROUBLE = (
     ConnectionError,
@@ -77,6 +78,11 @@ class RedisServer:
         """
         return cls(_client(RedisURL.parse(url), timeout), timeout)
 
+    @cached_property
+    def timeouts(self) -> Timeouts:
+        """Timeouts of calls."""
+        return Timeouts(self.timeout)
+
     def reaching(self, what: str) -> Reaching:
         """Return a context that raises Unavailable, with `what` in its message, if the server fails or is late."""
         return Reaching(self, what)
@@ -88,16 +94,16 @@ class Reaching:
     def __init__(self, server: RedisServer, what: str) -> None:
         self._server = server
         self._what = what
-        self._limit = asyncio.timeout(server.timeout)
+        self._timeout = server.timeouts.start()
 
     async def __aenter__(self) -> None:
-        await self._limit.__aenter__()
+        self._timeout.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            await self._limit.__aexit__(kind, error, trace)
+            self._timeout.__exit__(kind, error, trace)
         except builtins.TimeoutError as late:
             error = late
         if isinstance(error, builtins.TimeoutError):

@@ -36,7 +36,10 @@ def unknown_fields(body: BaseModel, at: tuple[int | str, ...] = ()) -> Iterator[
         for name, value in extra.items():
             if value is not None:
                 yield (*at, name), type(body)
+    given = body.model_fields_set
     for name, alias in _fields_with_objects(type(body)):
+        if name not in given:
+            continue
         value = getattr(body, name)
         if isinstance(value, list):
             for i, each in enumerate(value):

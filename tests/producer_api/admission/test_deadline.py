@@ -8,13 +8,17 @@ import json
 import httpx
 import openai
 import pytest
+from fastapi import FastAPI
 from openai import AsyncOpenAI
 
+from producer_api.auth.principal import ANONYMOUS
 from shared.backend import Backend
+from shared.errors import Unavailable
 from shared.protocol import Token
 from shared.token_log.interface import OVERDUE
 from tests.support.api_server import chat, frames
-from tests.support.fakes import MODEL
+from tests.support.fakes import MODEL, make_request
+from tests.support.loop_clock import stopped_clock
 from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
@@ -84,3 +88,20 @@ async def test_a_stream_ends_with_the_deadline_error(api: str, worker: ScriptedW
         assert (frame["event"], json.loads(frame["data"])["error"]["code"]) == ("error", "deadline_exceeded")
         job = (await http.get(f"/v1/jobs/{job_id}")).json()
         assert (job["state"], job["error"]["code"]) == ("failed", "deadline_exceeded")
+
+
+async def test_admission_waits_for_redis_up_to_a_deadline(
+    app: FastAPI, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it the request is refused, even if each call to Redis is still within its own limit."""
+    await app.state.context.catalog.snapshot()
+    monkeypatch.setattr(backend.token_log, "now", asyncio.Event().wait)
+    with stopped_clock() as clock:
+        submit = app.state.context.gateway.submit(make_request(), principal=ANONYMOUS, seed=None)
+        submitting = asyncio.create_task(submit)
+        await clock.advance(0.0)
+        await clock.advance(LIMIT_S - 1.0)
+        assert not submitting.done()
+        await clock.advance(1.0)
+        with pytest.raises(Unavailable, match="Redis did not answer in time"):
+            await submitting

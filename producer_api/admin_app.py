@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 
 from producer_api.auth.client_address import TrustedProxies
 from producer_api.http.dispatch import Dispatcher
-from producer_api.http.endpoint_table import EndpointTable
+from producer_api.http.endpoint_table import table_of
 from producer_api.http.errors import register_errors
 from producer_api.http.host_check import host_check
 from producer_api.http.middleware import (
@@ -30,7 +30,7 @@ MAX_CONNECTIONS = 64  # of one process
 
 def create_admin_app(context: Context) -> FastAPI:
     """Return the ASGI application around an API's services."""
-    table = EndpointTable(ADMIN)
+    table = table_of(ADMIN)
     app = FastAPI(
         title="Headrace administration",
         openapi_url=None,  # routes/openapi.py serves it

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from producer_api.auth.client_address import TrustedProxies
 from producer_api.http.dispatch import Dispatcher
-from producer_api.http.endpoint_table import EndpointTable
+from producer_api.http.endpoint_table import table_of
 from producer_api.http.errors import register_errors
 from producer_api.http.host_check import host_check, split_list
 from producer_api.http.middleware import (
@@ -47,7 +47,7 @@ EXPOSED_HEADERS = [  # to pages of other sites
 def create_app(settings: Settings, backend: Backend) -> FastAPI:
     """Return the front end as an ASGI application; `app.state` has its `context` and its table of `endpoints`."""
     context = Context.from_settings(settings, backend, Metrics(CollectorRegistry()))
-    table = EndpointTable(API if backend.server is not None else IN_MEMORY)
+    table = table_of(API if backend.server is not None else IN_MEMORY)
     app = FastAPI(
         title="Headrace",
         version=VERSION,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from urllib.parse import unquote
 
@@ -161,3 +161,9 @@ class EndpointTable:
         if not nearest.shared_segments(segments):
             return NATIVE
         return next(iter(nearest.methods.values())).errors
+
+
+@cache
+def table_of(endpoints: tuple[Endpoint, ...]) -> EndpointTable:
+    """Return the one table of these endpoints, which applications of a process share: it never changes."""
+    return EndpointTable(endpoints)

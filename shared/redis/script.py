@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ return reply
 MARK = b"hr:foreign"  # as in guard.lua
 
 
-def _joined(files: tuple[Path, ...], command: str) -> tuple[str, str]:
+@cache
+def _loaded(files: tuple[Path, ...], command: str) -> tuple[str, str]:
     """Return the text of a command of the script of these files, and its SHA-1 digest."""
     joined = "\n".join(file.read_text(encoding="utf-8") for file in files)
     text = SCRIPT % (GUARD.read_text(encoding="utf-8"), for_command(joined, command))
@@ -50,7 +51,7 @@ class Script:
         self._redis = server.client
         self._foreign = server.foreign
         self._structure = structure
-        self._loaded = cache(partial(_joined, files))
+        self._files = files
 
     async def __call__(self, command: str, keys: Sequence[str], *args: Any) -> Any:
         [result] = await self.many(command, [(keys, args)])
@@ -61,7 +62,7 @@ class Script:
 
         Calls to a server that does not have the script yet are sent again with its text.
         """
-        text, sha = self._loaded(command)
+        text, sha = _loaded(self._files, command)
         results = await self._run("EVALSHA", sha, command, calls)
         missed = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
         if missed:

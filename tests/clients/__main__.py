@@ -20,7 +20,7 @@ from tests.support.tensor_repository import write_repository
 
 MODEL, EMBEDDER = "smollm2", "all-minilm-l6-v2"
 START_LIMIT_S = 1800
-# which a machine that stalls does not reach
+# limits of the server that a stalled machine does not reach
 SERVER_LIMITS = {
     "lease": 60,
     "step_timeout": 0,

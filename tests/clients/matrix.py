@@ -41,7 +41,8 @@ class Row:
 
     def lines(self) -> Iterable[str]:
         for number, result in enumerate(self.results):
-            cells = ("", "", "") if number else (self.client.name, self.client.version, self.day.isoformat())
+            day = self.day.isoformat().replace("-", "\N{NON-BREAKING HYPHEN}")
+            cells = ("", "", "") if number else (self.client.name, self.client.version, day)
             yield f"| {' | '.join((*cells, result.feature, result.text.replace('|', '/')))} |"
 
 

@@ -20,8 +20,8 @@ def test_rows_of_clients_that_did_not_run_are_kept(tmp_path):
     update(Row(FIRST, LATER, (chat, Result("models", True, "a remark"))), page)
 
     assert page.read_text() == HEAD + (
-        f"| {FIRST.name} | {FIRST.version} | 2026-03-04 | chat | works |\n"
+        f"| {FIRST.name} | {FIRST.version} | 2026‑03‑04 | chat | works |\n"
         "|  |  |  | models | works: a remark |\n"
-        f"| {SECOND.name} | {SECOND.version} | 2026-01-02 | tools | **fails**: a / b |\n"
-        f"| {THIRD.name} | {THIRD.version} | 2026-01-02 | chat | works |\n"
+        f"| {SECOND.name} | {SECOND.version} | 2026‑01‑02 | tools | **fails**: a / b |\n"
+        f"| {THIRD.name} | {THIRD.version} | 2026‑01‑02 | chat | works |\n"
     )

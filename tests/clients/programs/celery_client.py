@@ -1,4 +1,4 @@
-"""Celery: the task `headrace.generate`, alone and in a chain."""
+"""Celery: the task `headrace.generate`, alone and in a group."""
 
 import os
 

@@ -12,12 +12,23 @@ from shared.models.model_store import ModelRepository
 from shared.runtime.sockets import free_port
 from shared.settings import load
 from tests.clients.catalog import CLIENTS, Client
-from tests.clients.matrix import Row, try_client, write
+from tests.clients.matrix import try_client
+from tests.clients.page import update
 from tests.support import redis_servers
 from tests.support.launched_server import Launched, new_key
 from tests.support.tensor_repository import write_repository
 
 MODEL, EMBEDDER = "smollm2", "all-minilm-l6-v2"
+START_LIMIT_S = 1800
+# limits of the server that a stalled machine does not reach
+SERVER_LIMITS = {
+    "lease": 60,
+    "step_timeout": 0,
+    "redis_timeout": 30,
+    "rate_limit_timeout": 30,
+    "head_timeout": 60,
+    "body_timeout": 300,
+}
 
 
 @contextmanager
@@ -35,9 +46,10 @@ def running() -> Iterator[dict[str, str]]:
             redis_url=store.url,
             model=MODEL,
             model_repository=models,
+            **SERVER_LIMITS,
         )
         try:
-            server.await_ready()
+            server.await_ready(START_LIMIT_S)
             yield {
                 "HEADRACE_URL": server.url,
                 "HEADRACE_GRPC": f"127.0.0.1:{grpc_port}",
@@ -61,14 +73,11 @@ def main(words: list[str]) -> int:
     if not clients:
         print(f"no client is named {' or '.join(words)}", file=sys.stderr)
         return 2
-    rows: list[Row] = []
     with running() as server:
         for client in clients:
             row = try_client(client, server)
             print("\n".join(row.lines()), flush=True)
-            rows.append(row)
-    if not words:
-        write(rows)
+            update(row)
     return 0
 
 

@@ -67,7 +67,7 @@ CLIENTS: tuple[Client, ...] = (
     Client("guidellm", "python", ("guidellm==0.8.1",), "guidellm_client.py"),
     Client("aiperf", "python", ("aiperf==0.13.0",), "aiperf_client.py"),
     Client(
-        "lm-eval", "python", ("lm_eval[api]==0.4.13", "torch==2.14.1", "transformers==5.24.0"), "lm_eval_client.py"
+        "lm-eval", "python", ("lm_eval[api]==0.4.13", "torch==2.13.0", "transformers==5.24.0"), "lm_eval_client.py"
     ),
     Client("aider", "python", ("aider-chat==0.86.2",), "aider_client.py"),
     Client("promptfoo", "node", ("promptfoo@0.121.20",), "promptfoo.mjs"),

@@ -92,8 +92,8 @@ class Launched:
             time.sleep(0.02)
         raise AssertionError("no worker runs a request")
 
-    def await_ready(self) -> None:
-        deadline = time.monotonic() + LIMIT_S
+    def await_ready(self, limit_s: float = LIMIT_S) -> None:
+        deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{self.url}/ready", timeout=LIMIT_S).status_code == 200:

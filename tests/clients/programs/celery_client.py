@@ -1,14 +1,13 @@
-"""Celery: the task `headrace.generate`, alone and in a chain."""
+"""Celery: the task `headrace.generate`, alone and in a group."""
 
 import os
 
 from celery import Celery, signature
-from features import MODEL, feature, main
+from features import LIMIT_S, MODEL, feature, main
 
 app = Celery("mine", broker=os.environ["HEADRACE_REDIS"], backend=os.environ["HEADRACE_REDIS"])
 prefix = {"global_keyprefix": "hr:celery:"}
 app.conf.update(broker_transport_options=prefix, result_backend_transport_options=prefix)
-LIMIT_S = 120
 
 
 def body(**fields):

@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { KEY, MODEL, URL, feature, main } from './features.mjs'
+import { KEY, LIMIT_MS, MODEL, URL, feature, main } from './features.mjs'
 
 const AT_CONTEXT_END = 'Incomplete response returned, reason: max_output_tokens' // it asks without a limit
 
@@ -22,7 +22,7 @@ stream_max_retries = 0
 `)
   const words = ['exec', '--skip-git-repo-check', '--sandbox', 'read-only', '-o', 'last.txt', 'Say hi']
   const run = spawnSync(join(import.meta.dirname, 'node_modules/.bin/codex'), words, {
-    cwd: folder, encoding: 'utf8', timeout: 540_000, input: '',
+    cwd: folder, encoding: 'utf8', timeout: LIMIT_MS, input: '',
     env: { ...process.env, CODEX_HOME: folder, HEADRACE_KEY: KEY },
   })
   if (run.stderr.includes(AT_CONTEXT_END)) return 'a model of 135M parameters did not end its answer before its context'

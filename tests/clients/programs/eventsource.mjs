@@ -1,10 +1,9 @@
 // EventSource, as browsers have it: it resumes a job's stream by the id of its last event.
 import assert from 'node:assert'
 import { EventSource } from 'eventsource'
-import { KEY, MODEL, URL, feature, main } from './features.mjs'
+import { KEY, LIMIT_MS, MODEL, URL, feature, main } from './features.mjs'
 
 const headers = { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' }
-const LIMIT_MS = 60_000
 const withKey = (url, init) => fetch(url, { ...init, headers: { ...init.headers, authorization: headers.authorization } })
 
 const newJob = async () => {

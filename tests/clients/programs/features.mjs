@@ -1,5 +1,6 @@
 // Report of a client program: one line of JSON for each feature that it tried.
 export const { HEADRACE_URL: URL, HEADRACE_MODEL: MODEL, HEADRACE_EMBEDDER: EMBEDDER, HEADRACE_KEY: KEY } = process.env
+export const LIMIT_MS = 1000 * process.env.HEADRACE_FEATURE_LIMIT_S // guards against a hang
 const features = []
 
 /** Add a function to the features to try. It throws if the feature fails; a text that it returns is a remark. */

@@ -16,7 +16,7 @@ GRPC = os.environ["HEADRACE_GRPC"]  # host:port
 MODEL = os.environ["HEADRACE_MODEL"]
 EMBEDDER = os.environ["HEADRACE_EMBEDDER"]
 KEY = os.environ["HEADRACE_KEY"]
-LIMIT_S = 300
+LIMIT_S = int(os.environ["HEADRACE_FEATURE_LIMIT_S"])  # guards against a hang
 _features = []
 
 

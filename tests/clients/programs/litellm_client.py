@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it downloads one
 
 import litellm
-from features import EMBEDDER, KEY, MODEL, URL, feature, main
+from features import EMBEDDER, KEY, LIMIT_S, MODEL, URL, feature, main
 
 litellm.telemetry = False
 PROXY_KEY = "sk-" + "7f3a" * 16
@@ -92,7 +92,7 @@ def ask_through(url):
     import openai
 
     client = openai.OpenAI(base_url=url, api_key=PROXY_KEY, max_retries=0)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + LIMIT_S
     while True:
         try:
             stream = client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=16, stream=True)

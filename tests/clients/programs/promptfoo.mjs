@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { KEY, MODEL, URL, feature, main } from './features.mjs'
+import { KEY, LIMIT_MS, MODEL, URL, feature, main } from './features.mjs'
 
 feature('an evaluation', () => {
   const folder = mkdtempSync(join(tmpdir(), 'promptfoo-'))
@@ -16,7 +16,7 @@ feature('an evaluation', () => {
   }))
   const run = spawnSync('node', [join(import.meta.dirname, 'node_modules/promptfoo/dist/src/main.js'), 'eval',
     '-c', 'promptfooconfig.json', '-o', 'out.json', '--no-cache', '--no-progress-bar'], {
-    cwd: folder, encoding: 'utf8', timeout: 240_000,
+    cwd: folder, encoding: 'utf8', timeout: LIMIT_MS,
     env: { ...process.env, PROMPTFOO_DISABLE_TELEMETRY: '1', PROMPTFOO_DISABLE_UPDATE: '1', PROMPTFOO_CONFIG_DIR: folder },
   })
   const { results } = JSON.parse(readFileSync(join(folder, 'out.json')))

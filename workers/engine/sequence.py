@@ -48,7 +48,7 @@ class Sequence:
         forks: choices of the same request that wait until this one's prompt is computed, to share it.
         echo: the prompt that is sent with the first token, on the choice that computes the prompt.
         penalized: its params change logits, by penalties or biases.
-        adjusted: its logits may change before the draw, by these, a mark or rules.
+        adjusted: its logits may change before the draw, by these, a mark or rules; known from the start.
         waits: measures when the run does not compute; its choices share it.
     """
 

@@ -71,8 +71,8 @@ def test_rules_of_a_row_do_not_change_its_neighbours() -> None:
     logits = torch.randn(3, 3000, generator=torch.Generator().manual_seed(4)).to(DEVICE)
     warm = SamplingParams(temperature=1.0, seed=3)
     params = msgspec.structs.replace(warm, allowed_token_ids=(7, 9), min_tokens=5)
-    ruled = make_sequence(params, [1], [2])
-    ruled.rules = TokenRules(params, [(9,)], [9], vocab_size=3000, device=DEVICE)
+    rules = TokenRules(params, [(9,)], [9], vocab_size=3000, device=DEVICE)
+    ruled = make_sequence(params, [1], [2], rules=rules)
     free = [make_sequence(warm, [1], [2]) for _ in range(3)]
     alone = sampler.sample(logits.clone(), free)
     together = sampler.sample(logits.clone(), [free[0], ruled, free[2]])

@@ -35,9 +35,7 @@ def small_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sequence(mark: TokenMark | None, output: list[int], **params: Any) -> Sequence:
-    made = make_sequence(msgspec.structs.replace(WARM, **params), [1], output)
-    made.watermark = mark
-    return made
+    return make_sequence(msgspec.structs.replace(WARM, **params), [1], output, watermark=mark)
 
 
 def text(mark: TokenMark | None, length: int, seed: int = 3) -> list[int]:

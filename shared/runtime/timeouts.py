@@ -16,9 +16,8 @@ class Timeouts:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._ends: dict[
-            Timeout, float
-        ] = {}  # of those that are entered, by the loop's clock; the first to end first
+        # of those that are entered, by the loop's clock; the first to end first
+        self._ends: dict[Timeout, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ringing = False  # a timer is set, for the first end or an earlier time
 

@@ -22,8 +22,6 @@ from shared.ledger.store import Ledger
 from shared.protocol import Request
 from shared.settings import Settings
 
-VERSION = "0.1.0"
-
 log = structlog.get_logger(__name__)
 
 

@@ -3,13 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from shared.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from headrace.client import AsyncHeadraceClient, HeadraceClient
     from headrace.client.openai_internals import once
     from headrace.llm import LLM, SamplingParams, StructuredOutputsParams
     from headrace.llm_adapters import LoRARequest
 
-__version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AsyncHeadraceClient",

@@ -30,12 +30,13 @@ from producer_api.observability.metrics import Metrics
 from producer_api.openapi.document import describe
 from producer_api.openapi.examples import CLASSIFICATION_MODEL, EMBEDDING_MODEL, SERVED_MODEL
 from producer_api.routes.catalog import API, IN_MEMORY
-from producer_api.services import VERSION, Context
+from producer_api.services import Context
 from shared.backend import Backend
 from shared.batches.store import Batches
 from shared.files.store import Files
 from shared.models.model_store import MINILM, SMOLLM2
 from shared.settings import Settings
+from shared.version import VERSION
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 EXPOSED_HEADERS = [  # to pages of other sites

@@ -23,8 +23,6 @@ from shared.protocol import Request
 from shared.runtime.timeouts import Timeouts
 from shared.settings import Settings
 
-VERSION = "0.1.0"
-
 log = structlog.get_logger(__name__)
 
 

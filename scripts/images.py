@@ -22,6 +22,8 @@ from packageurl import PackageURL
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from shared.version import VERSION
+
 ROOT = Path(__file__).parents[1]
 IMAGE = re.compile(r"^FROM packages AS (\w+)-packages$.*?\[([\w,]+)\]", re.DOTALL | re.MULTILINE)
 
@@ -103,7 +105,7 @@ def bill(image: str, extras: list[str]) -> str:
     root = Component(
         name=f"headrace-{image}",
         bom_ref=f"headrace-{image}",
-        version=project["version"],
+        version=VERSION,
         type=ComponentType.CONTAINER,
         licenses=[licences.make_from_string(project["license"])],
     )

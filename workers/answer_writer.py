@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 
 import msgspec
 
@@ -14,6 +13,7 @@ from shared.errors import EngineFailed, HeadraceError
 from shared.protocol import Recording, RequestState, adapted_fingerprint, encode
 from shared.runtime.retry import until_available
 from shared.token_log.interface import Append
+from shared.version import VERSION
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineOutput, Generator
 from workers.metrics import WorkerMetrics
@@ -35,7 +35,7 @@ class AnswerWriter:
         self._backend = backend
         self._metrics = metrics
         self._fingerprint = engine.fingerprint
-        self._computation = {"headrace": version("headrace"), **engine.computation}
+        self._computation = {"headrace": VERSION, **engine.computation}
         self._most = recording_bytes if engine.tokenizer is not None else 0  # others report no token ids
 
     async def append(self, grouped: Sequence[Outputs]) -> list[Append | None]:

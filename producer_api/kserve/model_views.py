@@ -17,10 +17,10 @@ from producer_api.schemas.kserve import (
     ServerMetadata,
     TensorMetadata,
 )
-from producer_api.services import VERSION
 from shared.repository import status as repository
 from shared.repository.spec import ModelSpec, TensorSpec
 from shared.repository.status import ModelStatus
+from shared.version import VERSION
 
 EXTENSIONS = [
     "binary_tensor_data",

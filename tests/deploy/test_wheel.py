@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.version import VERSION
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("headrace", "producer_api", "shared", "workers")
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
@@ -38,6 +40,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_has_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == {name for name in tracked() if name.split("/")[0] in PACKAGES}
+
+
+def test_the_wheel_has_the_version_of_the_code(wheel: zipfile.ZipFile) -> None:
+    assert Path(wheel.filename or "").name == f"headrace-{VERSION}-py3-none-any.whl"
 
 
 def test_the_wheel_has_the_licences(wheel: zipfile.ZipFile) -> None:

@@ -14,13 +14,12 @@ from tests.support.cluster import Cluster, running
 from tests.support.node import Node
 from tests.support.raw_http import exchange
 from tests.support.stream_client import Answer, Client, until
-from tests.support.tested_runtime import runtime_settings
+from tests.support.tested_runtime import START_LIMIT_S, runtime_settings
 from tests.support.waiting import LIMIT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
 
 KILLS, STREAMS, TOKENS = 10, 16, 48
-START_LIMIT_S = 600.0  # importing vLLM takes half a minute, on idle cores
 SAMPLED = {"temperature": 0.9, "presence_penalty": 0.4, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
 FORMS: list[dict[str, Any]] = [
     {"temperature": 0.0, "ignore_eos": True},

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.launched_server import Launched
-from tests.support.tested_runtime import runtime_settings
+from tests.support.tested_runtime import START_LIMIT_S, runtime_settings
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 def up(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     launched = Launched(tmp_path_factory.mktemp("smollm2"), **runtime_settings())
     try:
-        launched.await_line("^ready: ")
+        launched.await_line("^ready: ", limit=START_LIMIT_S)
         yield launched
         launched.await_idle()  # no test may leave a block in use
     finally:

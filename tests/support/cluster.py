@@ -29,6 +29,7 @@ IMPORTS = {
     "worker": ("workers.main",),
     "tasks": ("producer_api.batch_runner.process",),
 }
+ENGINE_IMPORTS = {"native": ("workers.engine.engine",), "vllm": ("workers.runtimes.vllm.start",)}
 WORKER_READY = "worker_ready"
 
 
@@ -129,16 +130,18 @@ class Cluster:
             "tasks": (self.tasks, "tasks_ready"),
         }[role]
         name = f"{role}-{len(siblings) + 1}"
-        imports = _imports(role, environment) if python == sys.executable else ()
         log = self.folder / f"{name}.log"
-        siblings.append(Node(name, python, [role], environment, ready, log, limit=limit, imports=imports))
+        siblings.append(
+            Node(name, python, [role], environment, ready, log, limit=limit, imports=_imports(role, environment))
+        )
         return siblings[-1]
 
 
 def _imports(role: str, environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return modules that a process imports before it is ready."""
-    engine = role == "worker" and environment["HEADRACE_MODEL"] != "scripted"
-    return (*IMPORTS[role], "workers.engine.engine") if engine else IMPORTS[role]
+    if role != "worker" or environment["HEADRACE_MODEL"] == "scripted":
+        return IMPORTS[role]
+    return (*IMPORTS[role], *ENGINE_IMPORTS.get(environment.get("HEADRACE_RUNTIME", "native"), ()))
 
 
 @asynccontextmanager

@@ -58,12 +58,12 @@ class Launched:
         with self._changed:
             self._changed.notify_all()
 
-    def await_line(self, pattern: str, count: int = 1) -> None:
-        """Wait until `count` lines match. Fails if the launcher ends."""
+    def await_line(self, pattern: str, count: int = 1, limit: float = LIMIT_S) -> None:
+        """Wait at most `limit` seconds until `count` lines match. Fails if the launcher ends."""
         with self._changed:
             found = self._changed.wait_for(
                 lambda: sum(bool(re.search(pattern, line)) for line in self.lines) >= count or not self.running,
-                LIMIT_S,
+                limit,
             )
         assert found and self.running, self.lines
 

@@ -69,7 +69,7 @@ class Node:
         environment = {**os.environ, **self.environment}
         with self._log.open("ab") as output:
             if self._imports and "PYTHONPATH" not in self.environment:
-                self._process = template_of(self._imports).start(self._arguments, environment, output)
+                self._process = template_of(self._python, self._imports).start(self._arguments, environment, output)
             else:
                 self._process = subprocess.Popen(
                     [self._python, "-m", "headrace", *self._arguments],

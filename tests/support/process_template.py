@@ -20,6 +20,7 @@ from functools import cache, partial
 from io import BufferedWriter
 
 from shared.runtime.processes import die_with_parent
+from workers.startup.openmp_env import spin_briefly
 
 MAX_BYTES = 2**17  # of the message that asks for a process: its arguments and its environment
 STATUS_BYTES = 4
@@ -62,11 +63,11 @@ class ForkedProcess:
 class ProcessTemplate:
     """Interpreter that has imported `modules`. It ends with this process, and its own processes with it."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, python: str, modules: Sequence[str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), *modules],
+                [python, "-m", __name__, str(theirs.fileno()), *modules],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -92,9 +93,9 @@ class ProcessTemplate:
 
 
 @cache
-def template_of(modules: tuple[str, ...]) -> ProcessTemplate:
-    """Return the one template of this process with these modules."""
-    template = ProcessTemplate(modules)
+def template_of(python: str, modules: tuple[str, ...]) -> ProcessTemplate:
+    """Return the one template of this process with this interpreter and these modules."""
+    template = ProcessTemplate(python, modules)
     atexit.register(template.close)
     return template
 
@@ -155,6 +156,7 @@ def _serve(control: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    spin_briefly()  # as a worker does before it imports torch
     for module in sys.argv[2:]:
         importlib.import_module(module)
     _serve(socket.socket(fileno=int(sys.argv[1])))

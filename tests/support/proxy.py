@@ -60,12 +60,12 @@ class Direction:
 class FaultProxy:
     """Proxy between clients and one address.
 
-    Args:
-        host, port: address to which connections are forwarded.
+    Attributes:
+        target: host and port to which new connections are forwarded.
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+        self.target = (host, port)
         self._reachable = asyncio.Event()
         self._reachable.set()
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
@@ -127,7 +127,7 @@ class FaultProxy:
         writers = self._connections[task] = [writer]
         try:
             await self._reachable.wait()
-            upstream, server = await asyncio.open_connection(*self._target)
+            upstream, server = await asyncio.open_connection(*self.target)
             writers.append(server)
             await self._join(self.to_server.pump(reader, server), self.to_client.pump(upstream, writer))
         except (OSError, asyncio.CancelledError):

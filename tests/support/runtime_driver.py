@@ -46,13 +46,14 @@ class Ended:
 
 
 class RuntimeDriver:
-    """Runs requests on a Generator, which it owns from now on. Methods block at most LIMIT_S."""
+    """Runs requests on a Generator, which it owns from now on. Methods block at most `limit` seconds."""
 
-    def __init__(self, engine: Generator, settings: Settings) -> None:
+    def __init__(self, engine: Generator, settings: Settings, limit: float = LIMIT_S) -> None:
         info = WorkerInfo(
             id="a", pid=1, model="m", state="ready", max_model_len=engine.max_model_len, task=engine.task
         )
         self.engine = engine
+        self._limit = limit
         self._preparer = preparer_for(engine, info, settings)
         self._changed = threading.Condition()
         self._runs: dict[str, Ended] = defaultdict(Ended)
@@ -63,9 +64,9 @@ class RuntimeDriver:
 
     @classmethod
     @contextmanager
-    def of(cls, settings: Settings) -> Iterator[RuntimeDriver]:
+    def of(cls, settings: Settings, limit: float = LIMIT_S) -> Iterator[RuntimeDriver]:
         """Load the settings' runtime, and drive it until the body ends."""
-        driver = cls(load_runtime(settings, ModelRepository(settings), StartupProgress()), settings)
+        driver = cls(load_runtime(settings, ModelRepository(settings), StartupProgress()), settings, limit)
         try:
             yield driver
         finally:
@@ -100,7 +101,7 @@ class RuntimeDriver:
         run = self._runs[run_id]
         with self._changed:
             reached = self._changed.wait_for(
-                lambda: run.finished or (tokens is not None and len(run.tokens) >= tokens), LIMIT_S
+                lambda: run.finished or (tokens is not None and len(run.tokens) >= tokens), self._limit
             )
         assert reached, f"the run has {len(run.tokens)} tokens, and does not go on"
         return run
@@ -114,7 +115,7 @@ class RuntimeDriver:
 
     def await_stats(self, reached: Callable[[EngineStats], bool]) -> None:
         """Poll the engine's statistics until they are as expected."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + self._limit
         while not reached(self.engine.stats()):
             assert time.monotonic() < deadline, self.engine.stats()
             time.sleep(0.005)

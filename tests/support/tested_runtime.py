@@ -9,9 +9,13 @@ import json
 import os
 from typing import Any
 
+from tests.support.waiting import LIMIT_S
+
 VLLM_PYTHON = os.environ.get("TEST_VLLM")
 # compiling takes a minute, and computes the same; a short prompt fills a block of this size
 OPTIONS = {"enforce_eager": True, "block_size": 32}
+# vLLM compiles its log-probabilities in the first start of a machine, which takes minutes on busy cores
+START_LIMIT_S = 900.0 if VLLM_PYTHON else LIMIT_S
 
 
 def runtime_settings() -> dict[str, Any]:

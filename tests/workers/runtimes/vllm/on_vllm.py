@@ -13,7 +13,7 @@ import torch
 from shared.settings import load
 from tests.support.runtime_contract import RuntimeContract, StopContract, again, ask
 from tests.support.runtime_driver import RuntimeDriver
-from tests.support.tested_runtime import OPTIONS
+from tests.support.tested_runtime import OPTIONS, START_LIMIT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SETTINGS = {"runtime": "vllm", "max_model_len": 256, "max_num_seqs": 8, "kv_cache_gib": 0.5}
@@ -24,7 +24,7 @@ class TestVllm(RuntimeContract, StopContract):
     @classmethod
     def runtime(cls, smollm2: Path) -> Iterator[RuntimeDriver]:
         settings = load({**SETTINGS, "model": str(smollm2), "vllm_options": json.dumps(OPTIONS)}).settings
-        with RuntimeDriver.of(settings) as driver:
+        with RuntimeDriver.of(settings, START_LIMIT_S) as driver:
             yield driver
 
     def test_vllm_computes_on_all_cores(self, runtime: RuntimeDriver) -> None:
@@ -77,7 +77,7 @@ class TestSpeculation:
         speculative = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
         options = json.dumps({**OPTIONS, "speculative_config": speculative})
         settings = load({**SETTINGS, "model": str(smollm2), "vllm_options": options}).settings
-        with RuntimeDriver.of(settings) as driver:
+        with RuntimeDriver.of(settings, START_LIMIT_S) as driver:
             yield driver
 
     def test_a_takeover_of_a_greedy_answer_continues_it(self, runtime: RuntimeDriver) -> None:

@@ -17,7 +17,7 @@ async def wait(timeouts: Timeouts, *ended: asyncio.Event) -> None:
 
 
 async def test_each_wait_ends_after_its_own_time() -> None:
-    """Those that end in time, or are cancelled, neither expire later nor keep others from it."""
+    """Waits that end in time, or are cancelled, neither expire later nor keep others from it."""
     timeouts, ended = Timeouts(10.0), asyncio.Event()
     with stopped_clock() as clock:
         waits = []

@@ -18,7 +18,8 @@ class Outbox:
     Args:
         loop: runs the tasks that put.
         on_output: called in the loop's thread after the buffer was empty and got an output: soon, but at most once
-            in MIN_NOTICE_INTERVAL_S. So the outputs that follow the first of a step are written together.
+            in MIN_NOTICE_INTERVAL_S, unless a run ends. So the outputs that follow the first of a step are written
+            together, and a seat becomes free at once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_output: Callable[[], None]) -> None:
@@ -30,6 +31,7 @@ class Outbox:
         self._room = asyncio.Event()
         self._room.set()
         self._next_notice = loop.time()
+        self._notice: asyncio.Handle | None = None  # that is due
 
     @property
     def has_outputs(self) -> bool:
@@ -45,8 +47,10 @@ class Outbox:
             self._bytes += size
             if self._bytes >= MAX_BUFFERED_BYTES:
                 self._room.clear()
-        if first:
-            self._loop.call_at(self._next_notice, self._notify)
+        if output.finished:
+            self._notify_at(self._loop.time())
+        elif first:
+            self._notify_at(self._next_notice)
 
     def take(self) -> list[EngineOutput]:
         """Return all outputs, in order."""
@@ -57,6 +61,11 @@ class Outbox:
             self._loop.call_soon_threadsafe(self._room.set)
         return outputs
 
+    def _notify_at(self, time: float) -> None:
+        if self._notice is not None:
+            self._notice.cancel()
+        self._notice = self._loop.call_at(time, self._notify)
+
     def _notify(self) -> None:
-        self._next_notice = self._loop.time() + MIN_NOTICE_INTERVAL_S
+        self._notice, self._next_notice = None, self._loop.time() + MIN_NOTICE_INTERVAL_S
         self._on_output()

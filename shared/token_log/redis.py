@@ -192,13 +192,11 @@ class RedisTokenLog:
         for append, payload in zip(appends, payloads, strict=True):
             event, lease = append.event, append.lease
             names += keys.answer(lease.job_id)
-            seq, ends = event.seq, event.terminal is not None
-            next_seq = seq + len(event.tokens) + ends
-            if seq == 0 or ends or append.mark is not None or event.finish:
-                rare = _rare_args(append)
-                args += (5 + len(rare), str(lease.epoch), lease.owner, str(seq), str(next_seq), payload, *rare)
-            else:
-                args += (5, str(lease.epoch), lease.owner, str(seq), str(next_seq), payload)
+            seq = event.seq
+            part = (str(lease.epoch), lease.owner, str(seq), str(seq + event.count), payload)
+            if seq == 0 or append.mark is not None or event.terminal is not None or event.finish:
+                part += _rare_args(append)
+            args += (len(part), *part)
         return names, (self._most_tokens, self._request_ttl, self._result_ttl, _encode_args(args))
 
     async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:

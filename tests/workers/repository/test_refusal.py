@@ -25,6 +25,15 @@ def context_of(settings: Settings, backend: Backend) -> HostContext:
     return HostContext(settings, backend, WorkerMetrics(), budget, lambda: None, lambda _: None)
 
 
+async def end_by_cancelling(task: asyncio.Task[None], may_end: asyncio.Event) -> None:
+    """Cancel a task, let it reach its next wait, which `may_end` ends, and see it end cancelled."""
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_cancelled_refusal_leaves_no_worker_behind(
     settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,11 +50,7 @@ async def test_a_cancelled_refusal_leaves_no_worker_behind(
     refusing = asyncio.create_task(refuse_waiting(context.new_worker("m"), ModelNotFound("it is gone"), context))
     async with asyncio.timeout(LIMIT_S):
         await leaving.wait()
-        refusing.cancel()
-        await asyncio.sleep(0)
-        may_leave.set()
-        with pytest.raises(asyncio.CancelledError):
-            await refusing
+        await end_by_cancelling(refusing, may_leave)
     assert await backend.registry.workers() == []
 
 
@@ -75,8 +80,4 @@ async def test_a_model_ends_while_it_waits_for_its_refusal_to_end(
         await attending.wait()
         model.update(Plan("m", spec=ModelSpec(name="m"), wanted=True), asleep=False)
         await ending.wait()
-        running.cancel()
-        await asyncio.sleep(0)
-        may_end.set()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        await end_by_cancelling(running, may_end)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import struct
-import zlib
 
 import numpy as np
 import torch
+import xxhash
 
 from workers.engine.tiers.store import Value
 
-MAGIC, VERSION = b"HRKV", 2
+MAGIC, VERSION = b"HRKV", 3
 HEADER = struct.Struct("<4sHH5IQ")  # magic, version, dtype, shape, bytes of the content
-CHECKSUM = struct.Struct("<I")
-CONTENT_AT = HEADER.size + CHECKSUM.size
+CHECKSUM_BYTES = 16
+CONTENT_AT = HEADER.size + CHECKSUM_BYTES
 DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 Shape = tuple[int, int, int, int, int]
@@ -23,7 +23,7 @@ class BlockCodec:
     """Codec of blocks of one shape.
 
     The checksum covers the key too: a value under another key is not valid. It is no signature: with access to the
-    store, it can be computed. It is a CRC-32 because a longer one takes more than twice as long.
+    store, it can be computed. XXH3 takes a fourteenth of the time of zlib's CRC-32.
 
     Args:
         shape: layers, keys and values, heads, slots, dim.
@@ -56,4 +56,4 @@ class BlockCodec:
         return content if value[HEADER.size : CONTENT_AT] == self._checksum(key, content) else None
 
     def _checksum(self, key: bytes, content: memoryview) -> bytes:
-        return CHECKSUM.pack(zlib.crc32(content, zlib.crc32(key + self._header)))
+        return xxhash.xxh3_128_digest(content, xxhash.xxh3_64_intdigest(key + self._header))

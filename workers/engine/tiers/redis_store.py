@@ -74,15 +74,17 @@ class RedisStore:
         return [reply == 1 for reply in self._wait(_call(self._server, self._script, "keep", calls))]
 
     def put(self, key: bytes, value: Value) -> bool:
+        self._wait(self._put(key, value))
+        return True
+
+    async def _put(self, key: bytes, value: Value) -> None:
         """Enter the value's name into the index, then write it: the bound holds if this process dies in between.
 
         The value is not part of the script's call, since Lua would copy it twice.
         """
-        self._wait(
-            _call(self._server, self._script, "reserve", [(self._keys(key), (key.hex(), self._ttl, self._most))])
-        )
-        self._wait(_set(self._server, self._value(key), value, self._ttl))
-        return True
+        reservation = self._keys(key), (key.hex(), self._ttl, self._most)
+        await _call(self._server, self._script, "reserve", [reservation])
+        await _set(self._server, self._value(key), value, self._ttl)
 
     def drop(self, key: bytes) -> None:
         self._wait(_call(self._server, self._script, "drop", [(self._keys(key), (key.hex(), self._ttl))]))

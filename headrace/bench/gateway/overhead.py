@@ -106,28 +106,32 @@ class Overhead:
 
 
 def measure_overhead(model: str, runtime: str, repeats: int, seed: int, console: Console) -> Overhead:
-    """Measure `repeats` pairs. Raises HeadraceError if a side does not start or a request fails."""
+    """Measure `repeats` pairs; the other side is first in each. Raises HeadraceError if a side fails."""
     spin_briefly()  # as in a worker; both sides inherit it
     pairs = []
     for number in range(repeats):
         with RUNTIMES[runtime](model, seed, console) as subject:
             console.print(f"pair {number + 1} of {repeats}")
-            pairs.append(measure_pair(subject, model, seed, console))
+            pairs.append(measure_pair(subject, model, seed, console, queue_first=number % 2 == 1))
     return Overhead(pairs)
 
 
-def measure_pair(subject: Subject, model: str, seed: int, console: Console) -> Pair:
+def measure_pair(subject: Subject, model: str, seed: int, console: Console, *, queue_first: bool) -> Pair:
     """Measure one pair. Raises HeadraceError if a side does not start, a request fails, or the sides differ."""
-    runs = [] if isinstance(subject.alone, Target) else [subject.alone()]
+    alone = subject.alone
+    before = alone() if not isinstance(alone, Target) and not queue_first else None
     with full_stack(model, *subject.options, settings=subject.settings, variables=subject.variables) as stack:
         rss = stack.rss_mib("api")
         queue = Target(stack.url, subject.model, extra=EXTRA)
-        targets = [subject.alone, queue] if isinstance(subject.alone, Target) else [queue]
-        bare, full = [*runs, *measure_servers(targets, seed, console)]
+        sides = [queue, alone] if isinstance(alone, Target) else [queue]
+        runs = measure_servers(sides if queue_first else sides[::-1], seed, console)
+    if not isinstance(alone, Target):
+        runs.insert(int(queue_first), before or alone())
+    full, bare = runs if queue_first else runs[::-1]
     if full.tokens != bare.tokens:
         raise HeadraceError(
             f"the sides did not do the same work: {bare.tokens} tokens on the runtime alone, {full.tokens} "
             "through the queue"
         )
-    added = statistics.median(queued - alone for alone, queued in zip(bare.waits, full.waits, strict=True))
+    added = statistics.median(queued - direct for direct, queued in zip(bare.waits, full.waits, strict=True))
     return Pair(bare.rate, full.rate, bare.ttft, full.ttft, added, rss, max(bare.foreign, full.foreign))

@@ -177,9 +177,6 @@ class Sweeper:
 
         A request that never ran is deleted, as if Redis had lost all of it: its Idempotency-Key may send it again.
         """
-        record = await self._token_log.close(job_id, LOST)
-        if record is None or record.state.terminal:
-            return
-        log.error("request_lost", job_id=job_id, state=record.state.value)
-        if record.state is RequestState.QUEUED:
-            await self._token_log.forget(job_id)
+        record = await self._token_log.close(job_id, LOST, forget_queued=True)
+        if record is not None and not record.state.terminal:
+            log.error("request_lost", job_id=job_id, state=record.state.value)

@@ -26,7 +26,7 @@ class LeaseKeeper:
         active_requests: returns the requests that this worker holds.
         on_lost: called with each request that another worker has claimed.
         sole_request: records which request runs alone.
-        claim: of the model, held until the worker drains.
+        claim: of the model, held while the worker is ready.
     """
 
     def __init__(
@@ -68,5 +68,5 @@ class LeaseKeeper:
             if by_claim[claim].run_id in run_ids:
                 self._on_lost(by_claim[claim])
         await self._sole_request.update()
-        if info.state != "draining":
+        if info.state == "ready":  # one that refuses requests is always loading
             await self._claim.renew()

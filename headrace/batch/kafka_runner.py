@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.errors import KafkaError
 
 from headrace.batch.input_file import CHAT_URL, Line
 from headrace.batch.kafka_reader import TopicReader
@@ -25,7 +25,7 @@ from headrace.batch.kafka_records import (
 from headrace.batch.output_record import Record
 from shared.errors import HeadraceError, PayloadTooLarge
 from shared.kafka import topics
-from shared.kafka.connection import producer, unavailable
+from shared.kafka.connection import SIZE_ERRORS, close_producer, producer, unavailable
 from shared.kafka.message import Outgoing, read_result
 from shared.kafka.message import Record as KafkaRecord
 from shared.numbers import whole
@@ -77,7 +77,7 @@ class KafkaLineRunner:
     ) -> None:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
-        await asyncio.to_thread(self._producer.close, timeout=2)
+        await asyncio.to_thread(close_producer, self._producer, 2.0)
         await asyncio.to_thread(self._reader.close)
 
     async def result(self, line: Line) -> Record:
@@ -129,7 +129,7 @@ class KafkaLineRunner:
             outcome = await acknowledged
             if isinstance(outcome, Exception):
                 raise outcome
-        except MessageSizeTooLargeError:
+        except SIZE_ERRORS:
             raise PayloadTooLarge("the request exceeds the topic's maximum message size") from None
         except KafkaError as error:
             raise unavailable(error) from error

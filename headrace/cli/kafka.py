@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Send requests to Kafka topics, and
 
 POLL_S = 0.2
 MAX_PENDING = 1000  # records sent before waiting for their delivery
+CLOSE_LIMIT_S = 5.0  # for records that were sent when the command fails
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", help="host:port of brokers, separated by commas; default: the setting.")
@@ -102,16 +103,24 @@ def _send(
     settings: Settings, lines: Iterator[Line], event_name: str, *, single: bool
 ) -> Iterator[tuple[Line, tuple[str, dict[str, Any]] | HeadraceError]]:
     """Yield each line with its event id and its position in the topic, or with its error. Raises Unavailable."""
-    from kafka.errors import KafkaError, MessageSizeTooLargeError
+    from kafka.errors import KafkaError
 
     from headrace.batch.kafka_records import to_kafka_record
     from shared.errors import PayloadTooLarge
-    from shared.kafka.connection import producer, unavailable
+    from shared.kafka.connection import SIZE_ERRORS, close_producer, producer, unavailable
 
-    def delivered(pending: list[tuple[Line, str, Any]]) -> Iterator[tuple[Line, tuple[str, dict[str, Any]]]]:
+    too_large = PayloadTooLarge("the request is too long for its Kafka topic")
+
+    def delivered(
+        pending: list[tuple[Line, str, Any]],
+    ) -> Iterator[tuple[Line, tuple[str, dict[str, Any]] | HeadraceError]]:
         for line, event_id, delivery in pending:
-            at = delivery.get(timeout=60)
-            yield line, (event_id, {"topic": at.topic, "partition": at.partition, "offset": at.offset})
+            try:
+                at = delivery.get(timeout=60)
+            except SIZE_ERRORS:
+                yield line, too_large
+            else:
+                yield line, (event_id, {"topic": at.topic, "partition": at.partition, "offset": at.offset})
         pending.clear()
 
     try:
@@ -127,8 +136,8 @@ def _send(
                     raise line.error
                 record = to_kafka_record(line, event_id, event_id)
                 pending.append((line, event_id, writer.send(**record.arguments())))
-            except MessageSizeTooLargeError:
-                yield line, PayloadTooLarge("the request is too long for its Kafka topic")
+            except SIZE_ERRORS:
+                yield line, too_large
             except HeadraceError as error:
                 yield line, error
             if len(pending) >= MAX_PENDING:
@@ -137,7 +146,7 @@ def _send(
     except KafkaError as error:
         raise unavailable(error) from error
     finally:
-        writer.close(timeout=5)
+        close_producer(writer, CLOSE_LIMIT_S)
 
 
 @app.command()

@@ -11,14 +11,15 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from shared.backend import Backend
-from shared.errors import HeadraceError, Unavailable
-from shared.kafka.connection import explained, producer, unavailable
+from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
+from shared.kafka.connection import SIZE_ERRORS, close_producer, explained, producer, unavailable
 from shared.kafka.error_counts import KafkaErrors
 from shared.kafka.message import api_record
 from shared.protocol import Request, Ticket
@@ -30,6 +31,8 @@ from shared.settings import Settings
 WRITE_TIMEOUT_S = 1.2  # for the brokers to have a record on all replicas; admission waits a little longer
 MAX_BLOCK_MS = 1_000  # how long a call may wait for a topic's metadata or for memory
 RETRY_AFTER_S = 1.0
+TOO_LARGE = PayloadTooLarge("the request is too large for its Kafka topic")
+CLOSE_LIMIT_S = 2.0  # for the records of requests that were given up
 
 log = structlog.get_logger(__name__)
 
@@ -55,19 +58,30 @@ class KafkaQueue(RedisStreams):
         promised = {place.job_id: place for place in places if isinstance(place, Ticket)}
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await asyncio.to_thread(self._write, [each for each in requests if each.id in promised])
+                refused = await asyncio.to_thread(self._write, [each for each in requests if each.id in promised])
         except (KafkaError, TimeoutError) as error:
             self._errors.note()
             log.warning("kafka_write_failed", error=explained(error))
             await self.confirm(list(promised.values()), written=False)
             raise Unavailable("Kafka cannot be reached", retry_after=RETRY_AFTER_S) from error
-        await self.confirm(list(promised.values()), written=True)
-        return places
+        await self.confirm([promised[job_id] for job_id in promised.keys() - refused], written=True)
+        await self.confirm([promised[job_id] for job_id in refused], written=False)
+        return [TOO_LARGE if isinstance(place, Ticket) and place.job_id in refused else place for place in places]
 
-    def _write(self, requests: Sequence[Request]) -> None:
-        """Write the requests and wait until the brokers have all of them."""
-        for sent in [self._writer.send(**api_record(each).arguments()) for each in requests]:
-            sent.get(timeout=WRITE_TIMEOUT_S)
+    def _write(self, requests: Sequence[Request]) -> set[str]:
+        """Write the requests, wait until the brokers have them, and return the ids of those that are too large."""
+        refused, sent = set[str](), list[tuple[str, Any]]()
+        for request in requests:
+            try:
+                sent.append((request.id, self._writer.send(**api_record(request).arguments())))
+            except SIZE_ERRORS:
+                refused.add(request.id)
+        for job_id, future in sent:
+            try:
+                future.get(timeout=WRITE_TIMEOUT_S)
+            except SIZE_ERRORS:
+                refused.add(job_id)
+        return refused
 
 
 @asynccontextmanager
@@ -84,4 +98,4 @@ async def with_kafka_queue(backend: Backend, settings: Settings) -> AsyncIterato
         transport = KafkaQueue(backend.server, bounds=bounds, lease=settings.lease, writer=writer, errors=errors)
         yield replace(backend, transport=transport, kafka_errors=errors)
     finally:
-        await asyncio.to_thread(writer.close, timeout=2)
+        await asyncio.to_thread(close_producer, writer, CLOSE_LIMIT_S)

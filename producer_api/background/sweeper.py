@@ -143,8 +143,9 @@ class Sweeper:
         """Look for lost requests among the next 500 keys, and end those that are missing twice. Raises Unavailable.
 
         This finds a request of which another program deleted every trace in the queue, which nothing else notices.
-        A round costs one step of a scan and one look at each state in it. A request from a topic may be old and on
-        its way into the queue, so it is looked at again after MIN_LOST_AGE_S.
+        A round costs one step of a scan and one look at each state in it. A request may be on its way into the
+        queue, so it is looked at again after MIN_LOST_AGE_S. One from a topic may wait in its worker for as long as
+        the queue is full; the worker looks after its place until it begins.
         """
         await self._end_suspects()
         self._scan = self._scan or self._token_log.unfinished()
@@ -152,7 +153,8 @@ class Sweeper:
         if records is None:
             self._scan = None
             return
-        for suspect in (await self._missing(records))[: MAX_SUSPECTS - len(self._suspects)]:
+        queued = [each for each in records if not (each.source and each.state is RequestState.QUEUED)]
+        for suspect in (await self._missing(queued))[: MAX_SUSPECTS - len(self._suspects)]:
             self._suspects.setdefault(suspect, time.monotonic())
 
     async def _end_suspects(self) -> None:
@@ -177,9 +179,6 @@ class Sweeper:
 
         A request that never ran is deleted, as if Redis had lost all of it: its Idempotency-Key may send it again.
         """
-        record = await self._token_log.close(job_id, LOST)
-        if record is None or record.state.terminal:
-            return
-        log.error("request_lost", job_id=job_id, state=record.state.value)
-        if record.state is RequestState.QUEUED:
-            await self._token_log.forget(job_id)
+        record = await self._token_log.close(job_id, LOST, forget_queued=True)
+        if record is not None and not record.state.terminal:
+            log.error("request_lost", job_id=job_id, state=record.state.value)

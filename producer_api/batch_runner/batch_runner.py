@@ -160,14 +160,19 @@ class BatchRunner:
         try:
             await self._take_input()
         except NotFound as error:
-            if await batches.fail(item, [LineError("invalid_input_file", error.message, param="input_file_id")]):
-                await self._ended()
+            await self._fail(item, error.message)
             return
         limits = {"most_lines": settings.batch_requests, "most_bytes": settings.max_body_bytes}
         found = await asyncio.to_thread(survey, self._folder.input, self._batch, **limits)
         if not found.errors:
             await batches.plan(item, found.total, found.chunks)
         elif await batches.fail(item, found.errors):
+            await self._ended()
+
+    async def _fail(self, item: Item, message: str) -> None:
+        """End the batch, because its input is gone."""
+        reason = LineError("invalid_input_file", message, param="input_file_id")
+        if await self._services.batches.fail(item, [reason]):
             await self._ended()
 
     async def _take_input(self) -> None:
@@ -179,7 +184,11 @@ class BatchRunner:
 
     async def _run_chunk(self, held: HeldItem) -> None:
         path = self._folder.input
-        chunk = await asyncio.to_thread(locate, path, int(held.item.name), held.item.chunk)
+        try:
+            chunk = await asyncio.to_thread(locate, path, int(held.item.name), held.item.chunk)
+        except FileNotFoundError:  # another program deleted it, unless another process has finished the batch
+            await self._fail(held.item, "the input of this batch is lost")
+            return
         if chunk is None:
             await self._services.batches.refuse(held.item)
             return
@@ -293,10 +302,9 @@ class BatchRunner:
         lease_epochs = await self._services.batches.results(self._batch.id)
         try:
             output, errors = [await self._produce(kind, lease_epochs) for kind in KINDS]
-        except FileNotFoundError:
-            if await self._services.batches.renew(item, 0, 0) is not None:
-                raise
-            return  # another process finished it
+        except FileNotFoundError:  # as for a chunk
+            await self._fail(item, "the results of this batch are lost")
+            return
         if await self._services.batches.finish(item, output, errors):
             outcome = "completed" if self._stop is None else self._stop.removeprefix("batch_")
             self._services.metrics.batches.labels(outcome).inc()

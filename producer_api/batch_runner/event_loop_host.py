@@ -25,7 +25,7 @@ from producer_api.batch_runner.line_body import CHAT, read_body
 from producer_api.batch_runner.lines import seed_of
 from producer_api.batch_runner.run_request import reached, run
 from producer_api.batch_runner.services import BatchServices
-from producer_api.batch_runner.work_folder import remove_all_but
+from producer_api.batch_runner.work_folder import batches_with_folders, remove_all
 from producer_api.http.open_streams import Stopping
 from shared.backend import Backend
 from shared.errors import NotFound
@@ -184,5 +184,6 @@ class EventLoopHost:
         """Delete expired files, and the folders of ended batches. Raises Unavailable."""
         if removed := await self.services.files.sweep():
             log.info("files_removed", count=removed)
-        unfinished = frozenset(await self.services.batches.open())
-        await asyncio.to_thread(remove_all_but, self._settings.files / "batches", unfinished)
+        root = self._settings.files / "batches"
+        found = await asyncio.to_thread(batches_with_folders, root)  # first: a batch is open before it has a folder
+        await asyncio.to_thread(remove_all, root, found.difference(await self.services.batches.open()))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from shared.batches.store import Item, chunk_name
 from shared.files.content import Draft, sync_folder
 
+INPUT = "input.jsonl"
 KINDS = ("output", "errors")
 COPY_BLOCK_BYTES = 2**20
 
@@ -27,7 +28,7 @@ class WorkFolder:
 
     @property
     def input(self) -> Path:
-        return self._path / "input.jsonl"
+        return self._path / INPUT
 
     def keep_input(self, content: Path) -> None:
         """Keep the input even if its file is deleted meanwhile. Raises FileNotFoundError."""
@@ -49,8 +50,10 @@ class WorkFolder:
             draft.discard()
 
     def concatenate(self, lease_epochs: Sequence[str], kind: str, draft: Draft) -> None:
-        """Write all results of one kind to `draft`, in order. Raises FileNotFoundError if the batch has ended."""
-        self.input.stat()
+        """Write all results of one kind to `draft`, in order. Raises FileNotFoundError if the batch has ended.
+
+        A part that is missing has no results of this kind, as long as the input, which is deleted first, is there.
+        """
         for number, lease_epoch in enumerate(lease_epochs):
             with (
                 suppress(FileNotFoundError),
@@ -58,17 +61,28 @@ class WorkFolder:
             ):
                 while block := part.read(COPY_BLOCK_BYTES):
                     draft.write(block)
+        self.input.stat()
 
     def remove(self) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
+        _remove(self._path)
 
     def _results(self, name: str, lease_epoch: str, kind: str) -> Path:
         return self._path / f"{name}-{lease_epoch}.{kind}"
 
 
-def remove_all_but(root: Path, open_batches: Collection[str]) -> None:
+def batches_with_folders(root: Path) -> set[str]:
+    """Return the ids of all batches that have a folder."""
+    return {path.name for path in root.iterdir()} if root.is_dir() else set()
+
+
+def remove_all(root: Path, ended_batches: Iterable[str]) -> None:
     """Delete the folders of ended batches."""
-    if root.is_dir():
-        for path in root.iterdir():
-            if path.name not in open_batches:
-                shutil.rmtree(path, ignore_errors=True)
+    for name in ended_batches:
+        _remove(root / name)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder, its input first: a process that still reads its results then knows that some are missing."""
+    with suppress(OSError):
+        (path / INPUT).unlink()
+    shutil.rmtree(path, ignore_errors=True)

@@ -185,11 +185,11 @@ function commands.plan()
   return 1
 end
 
--- id, lease epoch, errors, ttl in ms: the file is not valid -> 1, or 0 if the lease is lost
+-- id, item, lease epoch, errors, ttl in ms: the file is not valid, or lost -> 1, or 0 if the lease is lost
 function commands.fail()
-  if not holds('validate', ARGV[3]) then return 0 end
-  redis.call('HSET', record, 'errors', ARGV[4])
-  finish(ARGV[2], 'failed', ARGV[5])
+  if not holds(ARGV[3], ARGV[4]) then return 0 end
+  redis.call('HSET', record, 'errors', ARGV[5])
+  finish(ARGV[2], 'failed', ARGV[6])
   return 1
 end
 

@@ -203,9 +203,11 @@ class Batches:
         return bool(await self._run("plan", item.batch_id, item.fence, total, *encoded))
 
     async def fail(self, item: Item, errors: Sequence[LineError]) -> bool:
-        """Record that the input is refused. Returns False if the lease is lost."""
+        """Record that the input is refused, or lost. Returns False if the lease is lost."""
         encoded = msgspec.json.encode(errors)
-        return bool(await self._run("fail", item.batch_id, item.batch_id, item.fence, encoded, self._ttl))
+        return bool(
+            await self._run("fail", item.batch_id, item.batch_id, item.name, item.fence, encoded, self._ttl)
+        )
 
     async def done(self, item: Item, completed: int, failed: int, *, late: bool) -> bool:
         """Record that a chunk's results are durable; `late` if some of its lines did not run in time."""

@@ -10,18 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from shared.errors import ConfigError, Unavailable
-from shared.kafka.client_internals import ClosingClient, DirectSocket
+from shared.kafka.client_internals import (
+    ClosingClient,
+    DirectSocket,
+    accept_any_header_name,
+    close_at_once,
+    limit_transactions,
+)
 from shared.settings import Settings
 
 MAX_OVERHEAD_BYTES = 64 * 1024  # of a record besides its value
 FIRST_ANSWER_MS = 10_000  # for the first answer of any broker
+SIZE_ERRORS = (MessageSizeTooLargeError, RecordListTooLargeError)  # of a record that is too large for its topic
 RECENT_S = 15.0  # for which a failed connection explains a timeout
 MAX_ERROR_CHARS = 400
 HANDSHAKE_LIMIT_S = 5.0  # for a TLS handshake with a broker
+TRANSACTION_LIMIT_S = 10.0  # for each answer in a transaction
 
 
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]
@@ -145,6 +153,7 @@ def unavailable(error: KafkaError) -> Unavailable:
 
 def producer(settings: Settings, **options: Any) -> KafkaProducer:
     """Return an idempotent producer that waits for all replicas. Raises ConfigError, kafka.errors.KafkaError."""
+    limit_transactions(TRANSACTION_LIMIT_S)
     options = {
         "max_request_size": settings.max_body_bytes + MAX_OVERHEAD_BYTES,
         "max_block_ms": FIRST_ANSWER_MS,
@@ -153,8 +162,17 @@ def producer(settings: Settings, **options: Any) -> KafkaProducer:
     return _opened(KafkaProducer, **connection(settings), acks="all", enable_idempotence=True, **options)
 
 
+def close_producer(writer: KafkaProducer, timeout_s: float) -> None:
+    """Close a producer; its records that are not sent within `timeout_s` are dropped."""
+    try:
+        writer.close(timeout=timeout_s)
+    except KafkaError:
+        close_at_once(writer)
+
+
 def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
     """Return a consumer of committed records that never commits offsets automatically. Raises as `producer`."""
+    accept_any_header_name()
     most = settings.max_body_bytes + MAX_OVERHEAD_BYTES
     return _opened(
         KafkaConsumer,

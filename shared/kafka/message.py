@@ -7,8 +7,9 @@ Reference: CloudEvents 1.0.2, "Kafka Protocol Binding", and W3C "Trace Context".
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Protocol
 
@@ -42,6 +43,7 @@ REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 MAX_HEADER_BYTES = 1024
+MAX_KEPT_BYTES = 16 * 1024  # of the headers that a shortened record keeps
 TRUNCATED = "headrace-truncated"
 IGNORED = "headrace-ignored-fields"
 USUAL_CLASS = PriorityClass.BATCH
@@ -275,7 +277,7 @@ def result_record(order: Order, job: Job) -> Outgoing:
     if order.request.traceparent:
         headers.append((TRACEPARENT, order.request.traceparent.encode()))
     if record.traceparent:
-        headers += [header for header in record.headers if header[0].lower() == TRACESTATE]
+        headers += _first_of(tuple(header for header in record.headers if header[0].lower() == TRACESTATE))
     subject = record.header("ce_id")
     if subject is not None:
         headers.append(("ce_subject", subject.encode()))
@@ -294,8 +296,17 @@ def read_result(record: Record) -> Job:
         raise MalformedBody(f"not a result: {error}") from None
 
 
+def without_long_key(out: Outgoing) -> Outgoing:
+    """Return the record without its key if that may be why a topic refuses the record as too large."""
+    return out if len(out.key or b"") <= MAX_HEADER_BYTES else replace(out, key=None)
+
+
 def dead_letter(record: Record, error: HeadraceError, *, whole: bool = True) -> Outgoing:
-    """Return a dead letter: an invalid record with the reason; without its value if not `whole`, as too large."""
+    """Return a dead letter: an invalid record with the reason.
+
+    If it is not `whole`, because the record is too large, it has no value, no long key, and MAX_KEPT_BYTES of its
+    headers.
+    """
     why = {
         "headrace-error-code": error.code,
         "headrace-error-message": error.message[:MAX_HEADER_BYTES],
@@ -306,7 +317,16 @@ def dead_letter(record: Record, error: HeadraceError, *, whole: bool = True) -> 
     if not whole:
         why[TRUNCATED] = str(len(record.value))
     added = tuple((name, text.encode()) for name, text in why.items())
-    return Outgoing(topics.DEAD_LETTERS, record.key, record.value if whole else b"", (*record.headers, *added))
+    if whole:
+        return Outgoing(topics.DEAD_LETTERS, record.key, record.value, (*record.headers, *added))
+    kept = _first_of(record.headers)
+    return without_long_key(Outgoing(topics.DEAD_LETTERS, record.key, b"", (*kept, *added)))
+
+
+def _first_of(headers: Headers) -> Headers:
+    """Return as many of the first headers as have MAX_KEPT_BYTES together."""
+    sizes = itertools.accumulate(len(name.encode()) + len(value) for name, value in headers)
+    return tuple(header for header, size in zip(headers, sizes, strict=True) if size <= MAX_KEPT_BYTES)
 
 
 _job_decoder = msgspec.json.Decoder(Job)

@@ -68,7 +68,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         state: a hung one has given back its requests and is about to exit.
         progress: of loading, from 0 to 1.
-        task: of the model; None for a worker that takes requests for any.
+        task: of the model; None for a worker that only refuses requests.
         active_requests: that it holds, those that its engine does not run yet included.
         fault: the reason for which it takes no new requests at the moment, "" if it takes them.
         running, waiting: sequences of the engine.
@@ -108,6 +108,11 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     step_age: float | None = None
     gpu_memory_used: int | None = None
     heartbeat_age: float | None = None
+
+    @property
+    def announces(self) -> bool:
+        """True if it serves its model."""
+        return self.state not in ("loading", "sleeping") and self.task is not None
 
 
 def worker_id_prefix(pid: int) -> str:
@@ -199,18 +204,13 @@ class RedisRegistry:
             (key, pack("SET", key, msgspec.json.encode(worker), "PX", self._kept_ms(worker))),
             (keys.WORKERS, pack("SADD", keys.WORKERS, worker.id)),
         ]
+        key = keys.model(worker.model)
         if worker.state == "sleeping":  # it does not know its model's properties
-            key = keys.model(worker.model)
             commands.append((key, pack("PEXPIRE", key, MODEL_TTL_S * 1000)))
-        elif worker.state != "loading":
-            key = keys.model(worker.model)
+        elif worker.announces:
+            model = msgspec.json.encode(ModelInfo.of(worker, int(time.time())))
             commands += [
-                (
-                    key,
-                    pack(
-                        "SET", key, msgspec.json.encode(ModelInfo.of(worker, int(time.time()))), "EX", MODEL_TTL_S
-                    ),
-                ),
+                (key, pack("SET", key, model, "EX", MODEL_TTL_S)),
                 (keys.MODELS, pack("SADD", keys.MODELS, worker.model)),
             ]
         await self._exchange(commands)
@@ -320,7 +320,7 @@ class MemoryRegistry:
 
     async def beat(self, worker: WorkerInfo) -> None:
         self._workers[worker.id] = worker
-        if worker.state not in ("loading", "sleeping"):
+        if worker.announces:
             self._models.setdefault(worker.model, ModelInfo.of(worker, int(time.time())))
 
     async def leave(self, worker_id: str) -> None:

@@ -230,11 +230,14 @@ class TokenLog(Protocol):
         Repeating an append that was written is accepted and changes nothing.
         """
 
-    async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+    async def close(
+        self, job_id: str, error: HeadraceError | None = None, *, forget_queued: bool = False
+    ) -> RequestRecord | None:
         """End a request from outside: write its end, fence its worker and notify it.
 
-        The request ends as CANCELLED, or with `error` as FAILED, with the usage so far. Returns the record from
-        before, unchanged if it had already ended; None if it is unknown.
+        The request ends as CANCELLED, or with `error` as FAILED, with the usage so far; with `forget_queued`, one
+        that never ran is removed in the same step, once its readers have its end. Returns the record from before,
+        unchanged if it had already ended; None if it is unknown.
         """
 
     async def record(self, job_id: str) -> RequestRecord | None: ...

@@ -211,7 +211,9 @@ class MemoryTokenLog:
             self._finish(answer, event.terminal.state)
         return True
 
-    async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+    async def close(
+        self, job_id: str, error: HeadraceError | None = None, *, forget_queued: bool = False
+    ) -> RequestRecord | None:
         answer = self._find(job_id)
         if answer is None:
             return None
@@ -221,6 +223,8 @@ class MemoryTokenLog:
             self._end(answer, RequestState.FAILED if error else RequestState.CANCELLED, info)
             if answer.owner:
                 self._live.publish(keys.control_channel(answer.owner), job_id.encode())
+        if forget_queued and before.state is RequestState.QUEUED:
+            await self.forget(job_id)
         return before
 
     async def record(self, job_id: str) -> RequestRecord | None:

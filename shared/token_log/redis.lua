@@ -27,11 +27,13 @@ local function intact(status, epoch, seq)
   return (ended(status) or status == 'queued' or status == 'running') and whole(epoch) and whole(seq)
 end
 
+local function forget() redis.call('DEL', state, log, sibling('keepsake'), sibling('prompt'), sibling('recording')) end
+
 -- Remove a state that another program wrote, and wake its readers, which then find that the request is unknown.
 local function remove_foreign(channel)
   if redis.call('EXISTS', state) == 1 then
     set_aside(state, state, 'not the state of a request')
-    redis.call('DEL', state, log, sibling('keepsake'), sibling('prompt'), sibling('recording'))
+    forget()
   end
   if channel then redis.call('PUBLISH', channel, '') end
 end
@@ -250,14 +252,15 @@ function commands.append()
   return replies
 end
 
--- status, error as JSON or '', channel, result ttl in ms, format of control channels, job id
--- -> the state from before as field, value …; nil if it is unknown
+-- status, error as JSON or '', channel, result ttl in ms, format of control channels, job id, 1 to remove a request that
+-- never ran -> the state from before as field, value …; nil if it is unknown
 function commands.close()
   if not is_known(ARGV[4]) then return nil end
   local before, known = close(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
   if known.owner and not ended(known.state) then
     redis.call('PUBLISH', string.format(ARGV[6], known.owner), ARGV[7])
   end
+  if ARGV[8] == '1' and known.state == 'queued' then forget() end
   return before
 end
 

@@ -199,7 +199,9 @@ class RedisTokenLog:
             args += (len(part), *part)
         return names, (self._most_tokens, self._request_ttl, self._result_ttl, _encode_args(args))
 
-    async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+    async def close(
+        self, job_id: str, error: HeadraceError | None = None, *, forget_queued: bool = False
+    ) -> RequestRecord | None:
         reply = await self._run(
             "close",
             job_id,
@@ -209,6 +211,7 @@ class RedisTokenLog:
             self._result_ttl,
             keys.control_channel("%s"),
             job_id,
+            int(forget_queued),
         )
         return None if reply is None else self._record(job_id, reply)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka.errors import MessageSizeTooLargeError
+from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
+from producer_api.background.sweeper import Sweeper
 from shared.adapters.adapter import Adapter
 from shared.backend import Backend
 from shared.errors import ConfigError
 from shared.kafka import topics
 from shared.kafka.message import Outgoing
 from shared.models.worker_registry import ModelInfo
+from shared.protocol import RequestState
 from shared.redis import keys
 from shared.settings import Settings
 from tests.support.kafka_bench import Bench, answer
@@ -25,6 +30,8 @@ from workers.kafka.consumer_thread import ConsumerThread
 from workers.kafka.intake import MAX_BATCH, KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
 from workers.kafka.transactional_writer import TransactionalWriter
+
+TRACEPARENT = b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"
 
 
 @pytest.mark.slow
@@ -86,31 +93,45 @@ async def test_a_record_may_name_an_adapter_that_was_just_registered(bench: Benc
 
 @pytest.mark.slow
 async def test_only_oversized_results_are_shortened(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given results in one transaction, one too long, and a dead letter too long, the others are complete."""
+    """Given results in one transaction, one too long, and dead letters too long, the others are complete."""
     write = TransactionalWriter.write
 
     def narrow(self: TransactionalWriter, records: Sequence[Outgoing], *more: Any) -> None:
         """Refuse long records before the write, as brokers do; the mock would show aborted records."""
-        if any(len(record.value) > 3_000 for record in records):
+        if any(
+            sum(map(len, (record.key or b"", record.value, *chain(*record.headers)))) > 3_000 for record in records
+        ):
             raise MessageSizeTooLargeError
         write(self, records, *more)
 
     monkeypatch.setattr(TransactionalWriter, "write", narrow)
+    monkeypatch.setattr("shared.kafka.message.MAX_KEPT_BYTES", 500)
     good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)]
-    bad = Outgoing(topics.requests(bench.model), b"k", b"x" * 5_000)
-    await bench.asend(*good[:2], bench.ask("long", event_id="long", max_tokens=800), bad, *good[2:])
+    keyed = replace(bench.ask("keyed", event_id="keyed"), key=b"k" * 4_000)
+    keyed = replace(keyed, headers=(*keyed.headers, ("traceparent", TRACEPARENT), ("tracestate", b"t" * 4_000)))
+    topic = topics.requests(bench.model)
+    bad = [
+        Outgoing(topic, b"k", b"x" * 5_000),
+        Outgoing(topic, b"k" * 4_000, b"x", (("first", b"1"), ("second", b"x" * 4_000))),
+    ]
+    await bench.asend(*good[:2], bench.ask("long", event_id="long", max_tokens=800), keyed, *bad, *good[2:])
     async with bench.worker():
-        results = await bench.results_by_event(6)
-        await bench.shows("dead_letters_total", lambda counts: counts == [1])
+        results = await bench.results_by_event(7)
+        await bench.shows("dead_letters_total", lambda counts: counts == [2])
     assert {subject: len(jobs) for subject, jobs in results.items()} == {
         "long": 1,
+        "keyed": 1,
         **{f"e{i}": 1 for i in range(5)},
     }
     for i in range(5):
         assert results[f"e{i}"][0]["choices"][0]["text"] == answer(f"p{i}")
     [long] = results["long"]
     assert (long["state"], long["choices"], long["error"]["code"]) == ("completed", None, "payload_too_large")
-    assert [each.value for each in await bench.letters(1)] == [b""]
+    letters = await bench.letters(2)
+    assert {(each.key, each.value, each.headers[0][0]) for each in letters} == {
+        (b"k", b"", "headrace-error-code"),
+        (None, b"", "first"),
+    }
 
 
 @pytest.mark.slow
@@ -198,6 +219,88 @@ async def test_a_closed_tenant_holds_up_no_other(bench: Bench, backend: Backend)
     assert len(results) == len(others) + len(closed)
 
 
+@pytest.mark.slow
+async def test_records_wait_for_room_as_long_as_it_takes(
+    bench: Bench, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweeper takes them for lost requests neither while they wait nor later; one passes its deadline."""
+    monkeypatch.setattr("producer_api.background.sweeper.MIN_LOST_AGE_S", -1.0)
+    monkeypatch.setattr("workers.kafka.intake.RECHECK_INTERVAL_S", 0.1)
+    await backend.queues.set_gate(bench.model, "draining")
+    late = bench.ask("late", event_id="late", timeout=1)
+    await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(4)), late)
+
+    async def no_models() -> list[str]:
+        return []
+
+    sweeper = Sweeper(backend, no_models)
+    async with bench.worker():
+        await bench.shows("in_flight", lambda found: found == [5])
+        assert (await bench.results_by_event(1))["late"][0]["error"]["code"] == "deadline_exceeded"
+        for _ in range(4):  # each looks at all keys
+            await sweeper.patrol()
+        records = [record async for found in backend.token_log.unfinished() for record in found]
+        assert [record.state for record in records] == [RequestState.QUEUED] * 4
+        await backend.queues.set_gate(bench.model, "open")
+        results = await bench.results_by_event(5)
+    assert {name: [job["state"] for job in jobs] for name, jobs in results.items()} == {
+        "late": ["failed"],
+        **{f"e{i}": ["completed"] for i in range(4)},
+    }
+
+
+@pytest.mark.slow
+async def test_a_record_whose_place_is_deleted_is_queued_again(
+    bench: Bench, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.kafka.intake.RECHECK_INTERVAL_S", 0.1)
+    await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(3)))
+    async with bench.intake():
+        await waiting(backend, bench.model, 3)
+        await backend.redis.delete(*keys.transport(bench.model))
+        await waiting(backend, bench.model, 3)
+    async with bench.worker():
+        results = await bench.results_by_event(3)
+    assert [[job["state"] for job in results[f"e{i}"]] for i in range(3)] == [["completed"]] * 3
+
+
+async def waiting(backend: Backend, model: str, count: int) -> None:
+    """Wait until so many requests are in the lanes."""
+    async with asyncio.timeout(LIMIT_S):
+        while (await backend.transport.depth(model)).waiting != count:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.slow
+async def test_a_result_that_its_topic_refuses_becomes_a_dead_letter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an unknown reply topic, and one that may not be written, the other requests have results."""
+    find = KafkaProducer.partitions_for
+
+    def partitions_for(self: KafkaProducer, topic: str) -> set[int]:
+        if topic == "nowhere":
+            find(self, f"other-{secrets.token_hex(4)}")  # the brokers answer
+            raise KafkaTimeoutError
+        if topic == "forbidden":
+            raise TopicAuthorizationFailedError({topic})
+        return find(self, topic)
+
+    monkeypatch.setattr(KafkaProducer, "partitions_for", partitions_for)
+    lost = [
+        replace(bench.ask(name), headers=(("reply-topic", name.encode()),)) for name in ("nowhere", "forbidden")
+    ]
+    good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(3)]
+    await bench.asend(*(replace(record, key=b"one") for record in (*lost, *good)))
+    async with bench.worker():
+        results = await bench.results_by_event(3)
+        letters = await bench.letters(2)
+        await bench.shows("watermark", lambda marks: sum(marks) == 5)
+    assert {name: len(jobs) for name, jobs in results.items()} == {f"e{i}": 1 for i in range(3)}
+    assert sorted(letter.value for letter in letters) == sorted(record.value for record in lost)
+    assert {letter.header("headrace-error-code") for letter in letters} == {"invalid_request"}
+
+
 async def test_an_intake_ends_with_the_error_of_its_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: ConsumerThread) -> None:
         raise ValueError("a bug")
@@ -220,15 +323,24 @@ async def test_a_worker_does_not_start_without_a_broker(bench: Bench) -> None:
             pass
 
 
+class NotText(str):
+    """Name of a header that is not UTF-8 in its record."""
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe"
+
+
 @pytest.mark.slow
 async def test_invalid_records_do_not_block_their_partition(bench: Bench) -> None:
     """Given invalid records before a request of the same partition, it has a result, and they are dead letters."""
     topic = topics.requests(bench.model)
     values = [b"\xff\xfe", b"[" * 5_000, b"{" * 5_000, b"5", b"null", b"", b'{"model": "\xff"}', b'{"\\ud800": 1}']
-    junk = [Outgoing(topic, b"one", value, (("ce_id", b"\xff"), ("reply-topic", b"\xff"))) for value in values]
+    named = (("ce_id", b"\xff"), ("reply-topic", b"\xff"), (NotText("name"), b"1"))
+    junk = [Outgoing(topic, b"one", value, named) for value in values]
     await bench.asend(*junk, replace(bench.ask("real", event_id="real"), key=b"one"))
     async with bench.worker():
         results = await bench.results_by_event(1)
         letters = await bench.letters(len(values))
     assert results["real"][0]["choices"][0]["text"] == answer("real")
     assert sorted(letter.value or b"" for letter in letters) == sorted(values)
+    assert all(("\ufffd\ufffd", b"1") in letter.headers for letter in letters)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
-from kafka.errors import KafkaTimeoutError
+from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
@@ -14,7 +16,8 @@ from producer_api.admission.gateway import WEBHOOK_CHANNEL
 from producer_api.admission.kafka_queue import KafkaQueue, with_kafka_queue
 from producer_api.background.sweeper import Sweeper
 from shared.backend import Backend
-from shared.errors import QueueFull, Unavailable
+from shared.errors import PayloadTooLarge, QueueFull, Unavailable
+from shared.protocol import Ticket
 from shared.queue.interface import Room
 from shared.queue.redis_streams import RedisStreams
 from shared.settings import Settings
@@ -91,6 +94,30 @@ async def test_a_failed_write_releases_its_reservation(
         with pytest.raises(Unavailable):
             await api.transport.publish(request)
     assert await api.transport.missing(MODEL, [request.id]) == []
+
+
+class Refused:
+    """Delivery of a record that its broker refuses."""
+
+    def get(self, timeout: float) -> None:
+        raise MessageSizeTooLargeError
+
+
+async def test_a_request_too_large_for_its_topic_is_refused_alone(
+    api: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given one that the producer refuses, and one that the broker does, another request is queued."""
+    send = KafkaProducer.send
+
+    def narrow(self: KafkaProducer, **record: Any) -> Any:
+        if b"larger" in record["value"]:
+            raise MessageSizeTooLargeError
+        return Refused() if b"large" in record["value"] else send(self, **record)
+
+    monkeypatch.setattr(KafkaProducer, "send", narrow)
+    places = await api.transport.publish_many([make_request(each) for each in ("large", "small", "larger")])
+    assert [type(place) for place in places] == [PayloadTooLarge, Ticket, PayloadTooLarge]
+    assert (await api.transport.depth(MODEL)).waiting == 1
 
 
 async def test_the_sweeper_releases_stale_reservations(

@@ -10,19 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 from kafka import ConsumerGroupMetadata, ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.errors import KafkaError
 
+from shared.errors import InvalidRequest
 from shared.kafka import topics
 from shared.kafka.client_internals import finish_joining, release_used_up_records
-from shared.kafka.connection import connection, consumer, explained
-from shared.kafka.message import Outgoing, Record
+from shared.kafka.connection import SIZE_ERRORS, connection, consumer, explained
+from shared.kafka.message import Outgoing, Record, dead_letter
 from shared.kafka.offsets import Offsets
 from shared.settings import Settings
 from workers.kafka.metrics import KafkaMetrics
-from workers.kafka.transactional_writer import TransactionalWriter
+from workers.kafka.transactional_writer import RECORD_ERRORS, TransactionalWriter
 
 IDLE_POLL_S, BUSY_POLL_S = 0.2, 0.01  # the longest wait of one poll
 RETRY_PAUSE_S = 0.5  # between attempts while the brokers fail
@@ -252,16 +254,16 @@ class ConsumerThread(threading.Thread):
                 self._commit_split(ready, group)
 
     def _commit_split(self, ready: Sequence[FinishedRecord], group: ConsumerGroupMetadata) -> None:
-        """Commit all records. If one is too long for its topic, find it by bisection and truncate only that one."""
+        """Commit all records. If one cannot be written, find it by bisection, and write another in its place."""
         try:
             self._commit(ready, group)
-        except MessageSizeTooLargeError:
+        except RECORD_ERRORS as error:
             if len(ready) > 1:
                 half = len(ready) // 2
                 self._commit_split(ready[:half], group)
                 self._commit_split(ready[half:], group)
-            elif ready[0].truncated is not None:
-                self._commit([replace(ready[0], out=ready[0].truncated())], group)
+            elif (other := _in_place_of(ready[0], error)) is not None:
+                self._commit_split([other], group)
             else:
                 raise
 
@@ -293,6 +295,21 @@ class ConsumerThread(threading.Thread):
             self._metrics.set_position(
                 partition.topic, partition.partition, offsets.watermark, kafka.highwater(partition)
             )
+
+
+def _in_place_of(done: FinishedRecord, error: KafkaError) -> FinishedRecord | None:
+    """Return what to write in place of a record that its topic refuses: a shorter one, or a dead letter.
+
+    None if the topic of results or of dead letters itself is missing or refuses everything.
+    """
+    if isinstance(error, SIZE_ERRORS) and done.truncated is not None:
+        return replace(done, out=done.truncated(), truncated=None)
+    if done.out is None or done.out.topic in (topics.RESULTS, topics.DEAD_LETTERS):
+        return None
+    refusal = InvalidRequest(f"the topic in reply-topic refuses the result: {error}", param="reply-topic")
+    letter, record = partial(dead_letter, done.taken.record, refusal), done.taken.record
+    log.warning("kafka_dead_letter", source=record.source, code=refusal.code)
+    return FinishedRecord(done.taken, letter(), partial(letter, whole=False), refusal.code)
 
 
 class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -11,7 +11,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -20,57 +20,31 @@ import structlog
 from shared.adapters.adapter import Adapter
 from shared.adapters.store import KnownAdapters
 from shared.backend import Backend
-from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
-from shared.kafka.message import Order, Outgoing, dead_letter, read_request, result_record
+from shared.errors import HeadraceError, Unavailable
+from shared.kafka.message import dead_letter, read_request, result_record
 from shared.ledger.store import Behind, Ledger
 from shared.ledger.types import Charge, Entry
 from shared.models.worker_registry import ModelInfo
-from shared.protocol import ErrorInfo, RequestState, Ticket, adapted_fingerprint
+from shared.protocol import RequestState, Ticket, adapted_fingerprint
 from shared.redis import keys
 from shared.runtime.retry import run_forever
 from shared.schemas.native.jobs import Job
 from shared.settings import Settings
 from shared.token_log.answer import Answer, read_whole
-from shared.token_log.interface import Adoption, RequestRecord
+from shared.token_log.interface import OVERDUE, RequestRecord
 from shared.tracing.conventions import take_record_span
-from shared.tracing.interface import Span
 from shared.validation.request_limits import Limits
 from workers.engine.stage import Stage
 from workers.kafka.consumer_thread import ConsumerThread, FinishedRecord, TakenRecord
+from workers.kafka.in_flight import InFlight, result_without_answer, set_aside
 from workers.kafka.metrics import KafkaMetrics
 from workers.kafka.refusals import Refusals
 
 RECHECK_INTERVAL_S = 5.0  # between checks of all requests in flight, for ends whose notification was lost
 RETRY_PAUSE_S = 0.25
-RESULT_TOO_LONG = PayloadTooLarge("the result is too long for its topic; read it through the job's links")
 MAX_BATCH = 64  # requests published or answers read in one call
-MAX_SET_ASIDE_BYTES = 2**26  # of records that wait for room, which leave the window to others
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class _InFlight:
-    """A request of a record, until its result is written."""
-
-    order: Order
-    taken: TakenRecord
-    span: Span | None = None  # of moving it into its lane, where tracing is on
-
-    @property
-    def id(self) -> str:
-        return self.order.request.id
-
-    def adoption(self, *, create: bool) -> Adoption:
-        """Return the adoption of the request's log.
-
-        A request from the API is never created here: its log exists, or the API has taken the request back.
-        """
-        return Adoption(self.order.request, self.taken.record.source, create=create and not self.order.by_api)
-
-    def is_of(self, record: RequestRecord) -> bool:
-        """Return False if an earlier record had the same id."""
-        return record.source == self.taken.record.source
 
 
 class KafkaIntake:
@@ -100,9 +74,10 @@ class KafkaIntake:
         self._consumer = ConsumerThread(settings, model.name, self._on_records, self._on_failure, metrics)
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._new: deque[TakenRecord] = deque()
-        self._to_adopt: deque[_InFlight] = deque()  # parsed, and not yet adopted
-        self._to_publish: deque[_InFlight] = deque()  # waiting for room in the lanes
-        self._in_flight: dict[str, _InFlight] = {}  # adopted requests that have not ended, by job id
+        self._to_adopt: deque[InFlight] = deque()  # parsed, and not yet adopted
+        self._to_publish: deque[InFlight] = deque()  # waiting for room in the lanes
+        self._in_flight: dict[str, InFlight] = {}  # adopted requests that have not ended, by job id
+        self._queued: list[str] = []  # job ids that had not begun at the last check
         self._ended: dict[str, None] = {}  # job ids in the order in which they ended
         self._finishing = asyncio.Lock()
         self._records_ready = asyncio.Event()
@@ -155,12 +130,18 @@ class KafkaIntake:
             self._ends_ready.set()
 
     async def _check_all(self) -> None:
-        items = list(self._in_flight.values())
+        """Mark the requests that have ended or are overdue, and have the places of those that wait looked at."""
+        items, now = list(self._in_flight.values()), await self._backend.token_log.now()
         for item, record in zip(items, await self._adopt(items, create=False), strict=True):
             if record is None or record.state.terminal:
                 self._mark_ended(item.id)
+            elif record.state is RequestState.QUEUED:
+                self._queued.append(item.id)
+                self._records_ready.set()
+                if record.deadline is not None and record.deadline <= now:
+                    await self._backend.token_log.close(item.id, OVERDUE)
 
-    async def _adopt(self, items: Sequence[_InFlight], *, create: bool) -> list[RequestRecord | None]:
+    async def _adopt(self, items: Sequence[InFlight], *, create: bool) -> list[RequestRecord | None]:
         adoptions = [item.adoption(create=create) for item in items]
         return await self._backend.token_log.adopt(adoptions, self._channel) if adoptions else []
 
@@ -182,8 +163,21 @@ class KafkaIntake:
 
     async def _take_and_publish(self) -> bool:
         """Adopt and publish new requests. Return True if some must wait for room."""
+        await self._take_again()
         await self._adopt_new()
         return not await self._publish()
+
+    async def _take_again(self) -> None:
+        """Adopt again the requests whose place in the queue another program deleted before they began.
+
+        The sweeper leaves them alone: it cannot know which of them wait here for room.
+        """
+        published = {job_id for job_id in self._queued if job_id in self._in_flight}
+        published -= {item.id for item in self._to_publish}
+        self._queued.clear()
+        if published:
+            missing = await self._backend.transport.missing(self._model.name, list(published))
+            self._to_adopt.extend(self._in_flight[job_id] for job_id in missing if job_id in self._in_flight)
 
     async def _adopt_new(self) -> None:
         """Parse and adopt new records, and route each request by the state of its log."""
@@ -213,9 +207,9 @@ class KafkaIntake:
             truncated = partial(dead_letter, record, error, whole=False)
             self._consumer.finish([FinishedRecord(taken, dead_letter(record, error), truncated, error.code)])
         else:
-            self._to_adopt.append(_InFlight(order, taken))
+            self._to_adopt.append(InFlight(order, taken))
 
-    def _route(self, item: _InFlight, record: RequestRecord | None) -> None:
+    def _route(self, item: InFlight, record: RequestRecord | None) -> None:
         if record is None or not item.is_of(record):
             self._consumer.finish([FinishedRecord(item.taken)])  # taken back by the API, or a duplicate
             return
@@ -231,7 +225,7 @@ class KafkaIntake:
         elif record.state is RequestState.QUEUED:
             self._to_publish.append(item)
 
-    def _traced(self, item: _InFlight) -> _InFlight:
+    def _traced(self, item: InFlight) -> InFlight:
         """Start the span of moving a request into its lane, whose trace the request continues."""
         if self._backend.tracer is None:
             return item
@@ -246,13 +240,14 @@ class KafkaIntake:
 
         What refuses one holds up only those whom it concerns: it may last as long as a queue drains.
         """
-        refusals, waiting = Refusals(), list[_InFlight]()
+        refusals, waiting = Refusals(), list[InFlight]()
         try:
             while self._to_publish:
-                batch = list(itertools.islice(self._to_publish, MAX_BATCH))
+                first = list(itertools.islice(self._to_publish, MAX_BATCH))
+                batch = [item for item in first if self._in_flight.get(item.id) is item]  # the others have ended
                 tried = [item for item in batch if not refusals.concern(item.order)]
                 places = await self._place(tried)
-                for _ in batch:
+                for _ in first:
                     self._to_publish.popleft()
                 for item, place in zip(tried, places, strict=True):
                     refusals.note(item.order, place)
@@ -260,10 +255,10 @@ class KafkaIntake:
                 waiting += [item for item in batch if id(item) not in placed]
         finally:
             self._to_publish.extendleft(reversed(waiting))
-        self._consumer.set_lanes_full(refusals.whole_model, set_aside=_set_aside(waiting))
+        self._consumer.set_lanes_full(refusals.whole_model, set_aside=set_aside(waiting))
         return not waiting
 
-    async def _place(self, items: Sequence[_InFlight]) -> Sequence[Ticket | HeadraceError]:
+    async def _place(self, items: Sequence[InFlight]) -> Sequence[Ticket | HeadraceError]:
         if not items:
             return ()
         await self._charge_usage(items)
@@ -273,7 +268,7 @@ class KafkaIntake:
                 item.span.end()
         return places
 
-    async def _charge_usage(self, items: Sequence[_InFlight]) -> None:
+    async def _charge_usage(self, items: Sequence[InFlight]) -> None:
         """Charge requests to the usage ledger, except those that the API has charged. Raises Unavailable."""
         charges = [
             Charge(
@@ -319,9 +314,7 @@ class KafkaIntake:
                 self._consumer.finish([done for done in outcomes if done is not None])
         return False
 
-    def _result(
-        self, item: _InFlight, record: RequestRecord | None, answer: Answer | None
-    ) -> FinishedRecord | None:
+    def _result(self, item: InFlight, record: RequestRecord | None, answer: Answer | None) -> FinishedRecord | None:
         """Return the finished record; None if the request must run again because its answer has expired."""
         if record is not None and (item.order.reply is None or not item.is_of(record)):
             return FinishedRecord(item.taken)
@@ -330,19 +323,6 @@ class KafkaIntake:
             self._to_adopt.append(item)
             self._records_ready.set()
             return None
-        order, truncated = item.order, partial(_result_without_answer, item.order, record)
+        order, truncated = item.order, partial(result_without_answer, item.order, record)
         job = Job.ended(record, answer, adapted_fingerprint(self._model.fingerprint or None, record.adapter))
         return FinishedRecord(item.taken, result_record(order, job), truncated)
-
-
-def _set_aside(waiting: Sequence[_InFlight]) -> int:
-    """Return how many of the requests that wait for room are small enough together to be kept beside the window."""
-    own = [len(item.taken.record.value) for item in waiting if not item.order.by_api]
-    return sum(size <= MAX_SET_ASIDE_BYTES for size in itertools.accumulate(own))
-
-
-def _result_without_answer(order: Order, record: RequestRecord) -> Outgoing:
-    """Return a result that says that the answer is too long."""
-    job = Job.from_record(record)
-    job.error = ErrorInfo.from_error(RESULT_TOO_LONG)
-    return result_record(order, job)

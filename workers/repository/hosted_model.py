@@ -271,10 +271,9 @@ class HostedModel:
         return ModelNotFound(f"the model {name!r} is not loaded; see /v1/models", param="model")
 
     async def _refuse(self) -> None:
-        context, name = self._context, self.plan.name
-        info = msgspec.structs.replace(context.new_worker(name), task=None)
+        name = self.plan.name
         try:
-            await refuse_waiting(info, self._refusal(), context)
+            await refuse_waiting(name, self._refusal(), self._context)
         except Unavailable as outage:
             log.warning("queue_unavailable", model=name, error=outage.message)
             await asyncio.sleep(RETRY_S)

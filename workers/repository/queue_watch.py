@@ -21,7 +21,7 @@ async def wait_for_requests(backend: Backend, model: str) -> None:
     while True:
         try:
             async with backend.live.subscribe(keys.wake_channel(model)) as woken:
-                while not await _is_demanded(backend, model):
+                while not await is_demanded(backend, model):
                     await woken.get(POLL_S)
                 return
         except Unavailable as error:
@@ -29,9 +29,10 @@ async def wait_for_requests(backend: Backend, model: str) -> None:
             await asyncio.sleep(RETRY_S)
 
 
-async def _is_demanded(backend: Backend, model: str) -> bool:
+async def is_demanded(backend: Backend, model: str) -> bool:
+    """Return whether a model has requests, and no worker loads or serves it. Raises Unavailable."""
     depth = await backend.transport.depth(model)
     if not (depth.open or depth.held):  # what is paused asks for no worker
         return False
-    workers = await backend.registry.workers()
-    return not any(worker.model == model and worker.state in ("loading", "ready") for worker in workers)
+    serving = [each for each in await backend.registry.workers() if each.model == model and each.task is not None]
+    return not any(worker.state in ("loading", "ready") for worker in serving)

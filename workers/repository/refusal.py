@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import msgspec
+
 from shared.errors import HeadraceError
-from shared.models.worker_registry import Task, WorkerInfo
+from shared.models.worker_registry import Task
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.stats import EngineStats
+from workers.repository.queue_watch import is_demanded
 from workers.repository.serving.context import HostContext
 from workers.worker import Worker
 
@@ -51,12 +54,12 @@ class RefusingEngine:
         return EngineStats()
 
 
-async def refuse_waiting(info: WorkerInfo, error: HeadraceError, context: HostContext) -> None:
-    """End the requests in the model's queue with an error, until the queue is empty. Raises Unavailable.
+async def refuse_waiting(model: str, error: HeadraceError, context: HostContext) -> None:
+    """End the requests in a model's queue with an error. Raises Unavailable.
 
-    Args:
-        info: a registry entry in the state "loading", which announces no model.
+    It ends once the queue is empty, or another worker loads or serves the model.
     """
+    info = msgspec.structs.replace(context.new_worker(model), task=None)
     worker = Worker(
         info,
         RefusingEngine(error),
@@ -65,12 +68,11 @@ async def refuse_waiting(info: WorkerInfo, error: HeadraceError, context: HostCo
         context.metrics,
         sole_request=context.workers.sole_request,
     )
-    async with context.workers.present(worker, info.model):
+    async with context.workers.present(worker, model):
         work = asyncio.create_task(worker.run())
         try:
             while not work.done():
-                depth = await context.backend.transport.depth(info.model)
-                if not (depth.waiting or depth.held):
+                if not await is_demanded(context.backend, model):
                     return
                 await asyncio.wait([work], timeout=EMPTY_POLL_S)
         finally:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from producer_api.batch_runner.batch_runner import BatchRunner
 from producer_api.batch_runner.event_loop_host import EventLoopHost
 from producer_api.batch_runner.services import BatchServices
+from producer_api.batch_runner.work_folder import WorkFolder
 from shared.backend import Backend
+from shared.files.content import Draft
 from shared.redis import keys
 from shared.settings import Settings
 from tests.support.batch_client import line
@@ -87,3 +90,61 @@ async def test_a_batch_without_a_readable_record_is_set_aside(
         await host.run_batch("batch_1")
         assert await host.idle_batches() == []
         assert foreign(backend)["batches"] >= 1
+
+
+@pytest.mark.parametrize("chunks", [0, 3], ids=["before its lines", "before its end"])
+async def test_a_batch_whose_folder_is_deleted_fails(
+    services: BatchServices, settings: Settings, chunks: int
+) -> None:
+    """It does not run for ever, nor end with a part of its results."""
+    async with planned(services, LINES) as record:
+        for _ in range(chunks):
+            item = await services.batches.claim("batch_1")
+            assert item is not None and await services.batches.done(item, 1, 0, late=False)
+        shutil.rmtree(services.settings.files / "batches" / "batch_1")
+        await BatchRunner(services, record, asyncio.Semaphore(64)).run()
+        ended = await services.batches.get("batch_1")
+    assert (ended.status, ended.output_file_id) == ("failed", None)
+    assert [error.code for error in ended.errors] == ["invalid_input_file"]
+    assert await services.batches.idle() == []
+
+
+async def test_a_part_of_the_results_is_never_stored(
+    services: BatchServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a process that is late in joining them: another one has ended the batch and deletes its folder."""
+    concatenate, overtaken = WorkFolder.concatenate, False
+
+    def late(folder: WorkFolder, lease_epochs: Sequence[str], kind: str, draft: Draft) -> None:
+        nonlocal overtaken
+        if not overtaken:
+            overtaken = True
+            write, draft.write = draft.write, lambda data: (write(data), folder.remove())  # type: ignore[method-assign]
+        concatenate(folder, lease_epochs, kind, draft)
+
+    async with planned(services, LINES) as record:
+        monkeypatch.setattr(WorkFolder, "concatenate", late)
+        await BatchRunner(services, record, asyncio.Semaphore(64)).run()
+        assert (await services.batches.get("batch_1")).output_file_id is None
+        assert list((services.settings.files / "content").iterdir()) == []
+
+
+async def test_a_batch_that_begins_during_upkeep_keeps_its_folder(
+    services: BatchServices, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = EventLoopHost(settings)
+    host._services = services
+    look, began = services.batches.open, asyncio.Event()
+
+    async def looked() -> Sequence[str]:
+        found = await look()
+        if not began.is_set():
+            began.set()
+            (root / "batch_new").mkdir(parents=True)
+        return found
+
+    root = settings.files / "batches"
+    (root / "batch_ended").mkdir(parents=True)
+    monkeypatch.setattr(services.batches, "open", looked)
+    await host.tidy()
+    assert [path.name for path in root.iterdir()] == ["batch_new"]

@@ -8,8 +8,13 @@ import pytest
 
 from shared.backend import Backend
 from shared.errors import ModelNotFound
+from shared.models.worker_registry import WorkerInfo
+from shared.protocol import RequestState
+from shared.queue.interface import Room
+from shared.redis import keys
 from shared.repository.spec import ModelSpec
 from shared.settings import Settings
+from tests.support.fakes import MODEL, make_request, submit
 from tests.support.waiting import LIMIT_S
 from workers.metrics import WorkerMetrics
 from workers.repository.hosted_model import HostedModel
@@ -47,11 +52,29 @@ async def test_a_cancelled_refusal_leaves_no_worker_behind(
         await leave(worker_id)
 
     monkeypatch.setattr(backend.registry, "leave", leave_late)
-    refusing = asyncio.create_task(refuse_waiting(context.new_worker("m"), ModelNotFound("it is gone"), context))
+    refusing = asyncio.create_task(refuse_waiting("m", ModelNotFound("it is gone"), context))
     async with asyncio.timeout(LIMIT_S):
         await leaving.wait()
         await end_by_cancelling(refusing, may_leave)
     assert await backend.registry.workers() == []
+
+
+async def test_a_refusal_ends_when_another_worker_serves_the_model(settings: Settings, backend: Backend) -> None:
+    """It takes none of that worker's requests, leaves the claim of the model to it, and announces nothing."""
+    context, refused, served = context_of(settings, backend), make_request(), make_request()
+    await submit(backend, refused)
+    async with asyncio.timeout(LIMIT_S):
+        async with backend.live.subscribe(keys.live_channel(refused.id)) as ends:
+            refusing = asyncio.create_task(refuse_waiting(MODEL, ModelNotFound("it is gone"), context))
+            await ends.get(LIMIT_S)
+            assert await backend.locks.acquire(f"model-claim:{MODEL}", b"native fp", 9) == b"native fp"
+            await backend.registry.beat(WorkerInfo(id="other", pid=1, model=MODEL, state="loading"))
+            await submit(backend, served)
+            await backend.transport.pull(MODEL, "other", Room.all(1))
+        await refusing
+    record = await backend.token_log.record(served.id)
+    assert record is not None and record.state is RequestState.QUEUED
+    assert await backend.registry.models() == []
 
 
 async def test_a_model_ends_while_it_waits_for_its_refusal_to_end(

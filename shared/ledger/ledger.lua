@@ -149,7 +149,8 @@ end
 function commands.claim()
   local found = {}
   for _, id in ipairs(expired_leases(due, now, ARGV[3], math.max(LAST_LOOK_MS, ARGV[4]))) do
-    local held, left = stored(open, id, 'number', 'string', 'string'), stored(ended, id, 'string', 'string')
+    local held = stored(open, id, 'number', 'string', 'string')
+    local left = not held and stored(ended, id, 'string', 'string')
     if held then
       local at, entry = unpack(held)
       hold_until(due, id, now + math.min(LAST_LOOK_MS, math.max(FIRST_LOOK_MS, (now - at) / 8)))

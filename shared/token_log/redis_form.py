@@ -9,7 +9,7 @@ import msgspec
 
 from shared.numbers import finite
 from shared.protocol import AdapterRef, PriorityClass, Request, RequestState, TokenEvent, decode_event
-from shared.token_log.interface import RequestRecord
+from shared.token_log.interface import RequestRecord, Unfinished
 
 _decode_adapter = msgspec.json.Decoder(AdapterRef).decode
 
@@ -96,3 +96,11 @@ def to_record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         finish=fields.get(b"finish", b"").decode(),
         adapter=_decode_adapter(fields[b"adapter"]) if b"adapter" in fields else None,
     )
+
+
+def to_unfinished(found: tuple[str, Sequence[bytes | None]]) -> Unfinished:
+    """Return the request of an id and its model, time of creation and source. Raises ValueError."""
+    job_id, (model, created_at, source) = found
+    if model is None or created_at is None:
+        raise ValueError("not the state of a request")
+    return Unfinished(job_id, model.decode(), finite(created_at.decode()), (source or b"").decode())

@@ -17,7 +17,7 @@ import structlog
 from shared.backend import Backend
 from shared.protocol import PriorityClass, RequestState, Ticket
 from shared.runtime.retry import run_forever
-from shared.token_log.interface import LOST, OVERDUE, RequestRecord
+from shared.token_log.interface import LOST, OVERDUE, Unfinished
 from shared.token_log.subscription import MISSED, Subscription
 
 LOCK = "sweeper"
@@ -52,7 +52,7 @@ class Sweeper:
         self._rounds = 0
         self._lost_due = -math.inf  # when to search for lost requests, on the monotonic clock
         self._reconcile_at: float | None = None  # when to reconcile; None while no loss is suspected
-        self._scan: AsyncIterator[Sequence[RequestRecord]] | None = None  # of the patrol
+        self._scan: AsyncIterator[Sequence[Unfinished]] | None = None  # of the patrol
         self._suspects: dict[tuple[str, str], float] = {}  # missing requests as (model, id), and since when
 
     async def run(self) -> None:
@@ -135,8 +135,8 @@ class Sweeper:
         MIN_LOST_AGE_S. It costs one scan of all keys, 500 of them per round trip, one look at each state, and for
         each 500 keys at most one read of the held requests. Requests from topics are left to `patrol`.
         """
-        async for records in self._token_log.unfinished():
-            for _, job_id in await self._missing([each for each in records if not each.source]):
+        async for found in self._token_log.unfinished():
+            for _, job_id in await self._missing([each for each in found if not each.source]):
                 await self._end_if_unfinished(job_id)
 
     async def patrol(self) -> None:
@@ -149,12 +149,12 @@ class Sweeper:
         """
         await self._end_suspects()
         self._scan = self._scan or self._token_log.unfinished()
-        records = await anext(self._scan, None)
-        if records is None:
+        found = await anext(self._scan, None)
+        if found is None:
             self._scan = None
             return
-        queued = [each for each in records if not (each.source and each.state is RequestState.QUEUED)]
-        for suspect in (await self._missing(queued))[: MAX_SUSPECTS - len(self._suspects)]:
+        placed = [each for each in found if not (each.source and each.state is RequestState.QUEUED)]
+        for suspect in (await self._missing(placed))[: MAX_SUSPECTS - len(self._suspects)]:
             self._suspects.setdefault(suspect, time.monotonic())
 
     async def _end_suspects(self) -> None:
@@ -165,13 +165,13 @@ class Sweeper:
                 await self._end_if_unfinished(job_id)
             del self._suspects[model, job_id]
 
-    async def _missing(self, records: Sequence[RequestRecord]) -> list[tuple[str, str]]:
+    async def _missing(self, requests: Sequence[Unfinished]) -> list[tuple[str, str]]:
         """Return model and id of the requests without a place in the queue, except new ones."""
         newest = await self._token_log.now() - MIN_LOST_AGE_S
         by_model = defaultdict(list)
-        for record in records:
-            if record.created_at < newest:
-                by_model[record.model].append(record.id)
+        for each in requests:
+            if each.created_at < newest:
+                by_model[each.model].append(each.id)
         return [(m, job_id) for m, ids in by_model.items() for job_id in await self._transport.missing(m, ids)]
 
     async def _end_if_unfinished(self, job_id: str) -> None:

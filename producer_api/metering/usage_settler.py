@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -21,7 +21,7 @@ from shared.accounts.usage import UsageRecords
 from shared.backend import Backend
 from shared.errors import Unavailable
 from shared.ledger.store import Ledger
-from shared.ledger.types import End, Entry
+from shared.ledger.types import Due, End, Entry
 from shared.protocol import RequestState
 from shared.runtime.retry import run_forever
 from shared.settings import Settings
@@ -91,35 +91,44 @@ class UsageSettler:
             await asyncio.sleep(GATHER_DELAY_S)
             while len(ended) < MAX_BATCH and not self._notified.empty():
                 ended.append(self._notified.get_nowait())
-            await self.settle(dict.fromkeys(ended, 0.0))
+            await self.settle(list(dict.fromkeys(ended)))
 
     async def sweep(self) -> None:
         """Settle all requests that are due. Raises Unavailable."""
         while due := await self._ledger.claim(MAX_BATCH):
             self._keep((each.job_id, each.entry, each.end) for each in due if each.end is not None)
-            await self.settle({each.job_id: each.age for each in due if each.end is None})
+            await self._look_at([each for each in due if each.end is None])
 
-    async def settle(self, ages: Mapping[str, float]) -> None:
-        """Settle those that have ended; `ages` has the seconds since each was charged. Raises Unavailable."""
-        if not ages:
-            return
-        records = dict(zip(ages, await self._backend.token_log.records(list(ages)), strict=True))
-        ended = {name: record for name, record in records.items() if record is not None and record.state.terminal}
-        gone = {name: None for name, age in ages.items() if records[name] is None and age > UNQUEUED_AGE_S}
-        for name in gone:
-            if ages[name] > self._settings.result_ttl:
-                log.error("usage_unknown", job_id=name)  # its end expired before anyone read it
-        stuck = dict.fromkeys(await self._unqueued(records.values(), ages))
-        await self._end({**ended, **gone, **stuck})
+    async def settle(self, job_ids: Sequence[str]) -> None:
+        """Settle those that have ended. Raises Unavailable."""
+        await self._end(await self._ended(job_ids))
 
-    async def _unqueued(self, records: Iterable[RequestRecord | None], ages: Mapping[str, float]) -> list[str]:
-        """Return the old requests that are in no queue: their process died after it created the log."""
-        old = defaultdict(list)
-        for record in records:
-            if record is not None and record.state is RequestState.QUEUED and ages[record.id] > UNQUEUED_AGE_S:
-                old[record.model].append(record.id)
+    async def _ended(self, job_ids: Sequence[str]) -> dict[str, RequestRecord]:
+        records = await self._backend.token_log.records(job_ids)
+        return {record.id: record for record in records if record is not None and record.state.terminal}
+
+    async def _look_at(self, due: Sequence[Due]) -> None:
+        """Settle open requests that have ended or will never run. Nearly all of them wait, and go on to."""
+        states = await self._backend.token_log.states([each.job_id for each in due])
+        found = list(zip(due, states, strict=True))
+        ended = await self._ended([each.job_id for each, state in found if state and state.terminal])
+        old = [(each, state) for each, state in found if each.age > UNQUEUED_AGE_S and each.job_id not in ended]
+        gone = [each for each, state in old if state is None or state.terminal]
+        for each in gone:
+            if each.age > self._settings.result_ttl:
+                log.error("usage_unknown", job_id=each.job_id)  # its end expired before anyone read it
+        stuck = await self._unqueued(each for each, state in old if state is RequestState.QUEUED)
+        await self._end({**ended, **dict.fromkeys(each.job_id for each in gone), **dict.fromkeys(stuck)})
+
+    async def _unqueued(self, due: Iterable[Due]) -> list[str]:
+        """Return the requests that are in no queue: their process died after it created the log."""
+        by_model = defaultdict(list)
+        for each in due:
+            by_model[each.entry.model].append(each.job_id)
         return [
-            name for model, names in old.items() for name in await self._backend.transport.missing(model, names)
+            name
+            for model, names in by_model.items()
+            for name in await self._backend.transport.missing(model, names)
         ]
 
     async def _end(self, records: Mapping[str, RequestRecord | None]) -> None:

@@ -145,15 +145,24 @@ function commands.settle()
   return entry
 end
 
--- most, ms of the lease -> {id, age in ms, entry, end or ''} of each that is due
+-- -> the time in ms at which an open request was charged, and what is stored of it, which the caller decodes: this is
+-- done for each waiting request again and again. A foreign one is removed.
+local function charged(id)
+  local text = redis.call('HGET', open, id)
+  local at = text and tonumber(string.match(text, '^%[(%d+),"') or '')
+  if text and not at then refuse(id) end
+  return at, text
+end
+
+-- most, ms of the lease -> for each that is due, {id, age in ms, the stored text} of an open one, else {id, 0, entry, end}
 function commands.claim()
   local found = {}
   for _, id in ipairs(expired_leases(due, now, ARGV[3], math.max(LAST_LOOK_MS, ARGV[4]))) do
-    local held, left = stored(open, id, 'number', 'string', 'string'), stored(ended, id, 'string', 'string')
-    if held then
-      local at, entry = unpack(held)
-      hold_until(due, id, now + math.min(LAST_LOOK_MS, math.max(FIRST_LOOK_MS, (now - at) / 8)))
-      found[#found + 1] = { id, now - at, entry, '' }
+    local at, held = charged(id)
+    local left = not at and stored(ended, id, 'string', 'string')
+    if at then
+      hold_until(due, id, now + math.min(LAST_LOOK_MS, math.max(FIRST_LOOK_MS, math.floor((now - at) / 8))))
+      found[#found + 1] = { id, now - at, held }
     elseif left then
       hold_until(due, id, now + ARGV[4])
       found[#found + 1] = { id, 0, unpack(left) }

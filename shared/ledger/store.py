@@ -30,6 +30,7 @@ RECORD_LEASE_S = 30.0  # after which another process may record an end
 
 _encode = msgspec.json.Encoder().encode
 _entry = msgspec.json.Decoder(Entry).decode
+_open = msgspec.json.Decoder(tuple[float, str, str]).decode  # when it was charged, its entry, its limits
 _end = msgspec.json.Decoder(End).decode
 
 
@@ -112,9 +113,10 @@ class Ledger:
         """Claim due requests for RECORD_LEASE_S."""
         found = await self._run("claim", most, int(RECORD_LEASE_S * 1000))
         due = []
-        for job_id, age, entry, end in found:
+        for job_id, age, stored, *ended in found:
             try:
-                due.append(Due(job_id.decode(), age / 1000, _entry(entry), _end(end) if end else None))
+                entry, end = (stored, _end(*ended)) if ended else (_open(stored)[1], None)
+                due.append(Due(job_id.decode(), age / 1000, _entry(entry), end))
             except UNREADABLE:
                 await self._run("refuse", job_id)
         return due

@@ -58,6 +58,16 @@ class RequestRecord:
         return Ticket(self.id, self.model, self.priority, self.tenant)
 
 
+class Unfinished(msgspec.Struct, frozen=True, gc=False):
+    """An unfinished request, with the fields of its record that a search for lost ones needs."""
+
+    id: str
+    state: RequestState
+    model: str
+    created_at: float
+    source: str
+
+
 @dataclass(frozen=True)
 class Lease:
     """A worker's right to write a request's log, until another acquisition raises the lease epoch.
@@ -245,6 +255,9 @@ class TokenLog(Protocol):
     async def records(self, job_ids: Sequence[str]) -> list[RequestRecord | None]:
         """Return the records of many, in one round trip."""
 
+    async def states(self, job_ids: Sequence[str]) -> list[RequestState | None]:
+        """Return the states of many, in one round trip; they cost much less than records."""
+
     async def marks(self, job_id: str) -> RequestMarks | None:
         """Return a request's record with the marks of its runs; None if it is unknown."""
 
@@ -254,7 +267,7 @@ class TokenLog(Protocol):
     async def recording(self, job_id: str) -> Recording | None:
         """Return the recording that was kept with an answer; None without one, or once it has expired."""
 
-    def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
+    def unfinished(self) -> AsyncIterator[list[Unfinished]]:
         """Yield all unfinished requests, some at a time; those created meanwhile may be among them."""
 
     async def read(self, job_id: str, after: int = -1) -> LogPage:

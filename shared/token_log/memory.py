@@ -33,6 +33,7 @@ from shared.token_log.interface import (
     LogPage,
     RequestMarks,
     RequestRecord,
+    Unfinished,
 )
 from shared.token_log.memory_answer import MemoryAnswer
 from shared.token_log.reader import follow
@@ -234,6 +235,9 @@ class MemoryTokenLog:
     async def records(self, job_ids: Sequence[str]) -> list[RequestRecord | None]:
         return [await self.record(job_id) for job_id in job_ids]
 
+    async def states(self, job_ids: Sequence[str]) -> list[RequestState | None]:
+        return [None if record is None else record.state for record in await self.records(job_ids)]
+
     async def marks(self, job_id: str) -> RequestMarks | None:
         answer = self._find(job_id)
         return answer.marks() if answer else None
@@ -246,9 +250,10 @@ class MemoryTokenLog:
         answer = self._find(job_id)
         return decode_recording(answer.recording) if answer is not None and answer.recording else None
 
-    async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
+    async def unfinished(self) -> AsyncIterator[list[Unfinished]]:
         records = [answer.record for job_id in self._answers if (answer := self._find(job_id))]
-        yield [record for record in records if not record.state.terminal]
+        open_ones = [record for record in records if not record.state.terminal]
+        yield [Unfinished(each.id, each.state, each.model, each.created_at, each.source) for each in open_ones]
 
     async def read(self, job_id: str, after: int = -1) -> LogPage:
         page = self._read(job_id, after)

@@ -1,5 +1,5 @@
--- Token logs. ARGV[1] names a command; KEYS: the request's state hash and its log, in one slot. `append` takes the keys
--- of several requests, which on a Redis Cluster share a slot too.
+-- Token logs. ARGV[1] names a command; KEYS: the request's state hash and its log, in one slot. `append`, `states` and
+-- `unfinished` take the keys of several requests, which on a Redis Cluster share a slot too.
 -- The id of a log entry is its last seq + 1, so that a reader finds "after seq s" by range.
 
 local state, log = KEYS[1], KEYS[2]
@@ -38,12 +38,22 @@ local function remove_foreign(channel)
   if channel then redis.call('PUBLISH', channel, '') end
 end
 
--- -> whether there is a state, written by Headrace; a foreign one is removed
-local function is_known(channel)
+-- -> the status of the request, if there is a state that Headrace wrote, else false; a foreign one is removed
+local function known_status(channel)
   local found = redis.call('HMGET', state, 'state', 'epoch', 'seq')
-  if intact(found[1], found[2], found[3]) then return true end
+  if intact(found[1], found[2], found[3]) then return found[1] end
   remove_foreign(channel)
   return false
+end
+
+-- -> what `look` returns for each of several requests, whose keys are KEYS
+local function for_each(look)
+  local found = {}
+  for i = 1, #KEYS, 2 do
+    state, log = KEYS[i], KEYS[i + 1]
+    found[#found + 1] = look()
+  end
+  return found
 end
 
 -- Append the entry before `next_seq`; with `begins` it may be the log's first. -> false if another program deleted or
@@ -101,7 +111,7 @@ end
 -- published on, and with a keepsake `keep`, the ttl of keepsake and answer after the end
 -- -> 1, or 0 if it exists already; `seq` is the next seq to be written
 function commands.create()
-  if is_known() then return 0 end
+  if known_status() then return 0 end
   redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 4))
   redis.call('PEXPIRE', state, ARGV[2])
   if ARGV[3] ~= '' then redis.call('SET', sibling('keepsake'), ARGV[3], 'PX', ARGV[2]) end
@@ -112,7 +122,7 @@ end
 -- -> the state as field, value …; nil if it is unknown. A state with another source stays as it is. With a source,
 -- `notify` is the channel of its carrier, which is notified beside the channels of the request's creator.
 function commands.adopt()
-  local here = is_known()
+  local here = known_status()
   local found = redis.call('HMGET', state, 'seq', 'source')
   if not here then
     if ARGV[3] ~= '1' then return nil end
@@ -161,7 +171,7 @@ end
 -- -> {lease epoch, time, log entries, workers lost, when the first worker started, next seq, how many of the last lost
 -- in a row ran nothing else, prompt or nil}; nil if it has ended or is unknown
 function commands.acquire()
-  if not is_known(ARGV[5]) then return nil end
+  if not known_status(ARGV[5]) then return nil end
   local known = redis.call('HMGET', state, 'state', 'deadline', 'seq', 'owner', 'logged_at')
   if ended(known[1]) then return nil end
   if ARGV[10] ~= '' then redis.call('HSET', state, 'stay', ARGV[10]) end
@@ -182,7 +192,7 @@ end
 
 -- its stay in the queue, as JSON
 function commands.note_stay()
-  if is_known() then redis.call('HSET', state, 'stay', ARGV[2]) end
+  if known_status() then redis.call('HSET', state, 'stay', ARGV[2]) end
 end
 
 -- lease epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
@@ -255,7 +265,7 @@ end
 -- status, error as JSON or '', channel, result ttl in ms, format of control channels, job id, 1 to remove a request that
 -- never ran -> the state from before as field, value …; nil if it is unknown
 function commands.close()
-  if not is_known(ARGV[4]) then return nil end
+  if not known_status(ARGV[4]) then return nil end
   local before, known = close(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
   if known.owner and not ended(known.state) then
     redis.call('PUBLISH', string.format(ARGV[6], known.owner), ARGV[7])
@@ -264,20 +274,25 @@ function commands.close()
   return before
 end
 
--- -> the state as field, value …; nil if it has ended or is unknown
+-- -> for each request its state, model, time of creation and source; nil if it has ended or is unknown
 function commands.unfinished()
-  if not is_known() or ended(redis.call('HGET', state, 'state')) then return nil end
-  return redis.call('HGETALL', state)
+  return for_each(function()
+    local status = known_status()
+    return status and not ended(status) and redis.call('HMGET', state, 'state', 'model', 'created_at', 'source')
+  end)
 end
 
+-- -> the status of each request; nil if it is unknown
+function commands.states() return for_each(known_status) end
+
 -- -> the state as field, value …; empty if it is unknown
-function commands.record() return is_known() and redis.call('HGETALL', state) or {} end
+function commands.record() return known_status() and redis.call('HGETALL', state) or {} end
 
 -- seq, most seqs -> {status, entries after that seq}; nil if the request is unknown. An entry larger than the page is
 -- returned alone.
 function commands.read()
-  if not is_known() then return nil end
-  local status = redis.call('HGET', state, 'state')
+  local status = known_status()
+  if not status then return nil end
   local first, last = '(' .. (ARGV[2] + 1) .. '-0', (ARGV[2] + 1 + ARGV[3]) .. '-0'
   local entries = redis.call('XRANGE', log, first, last)
   if #entries == 0 then entries = redis.call('XRANGE', log, first, '+', 'COUNT', 1) end

@@ -5,9 +5,9 @@ The stream is the source of truth; live messages save readers from polling it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from redis.utils import str_if_bytes
@@ -38,6 +38,7 @@ from shared.token_log.interface import (
     LogPage,
     RequestMarks,
     RequestRecord,
+    Unfinished,
 )
 from shared.token_log.marks import parse_marks
 from shared.token_log.reader import follow
@@ -49,6 +50,7 @@ from shared.token_log.redis_form import (
     request_fields,
     to_fields,
     to_record,
+    to_unfinished,
     unpack_ids,
 )
 from shared.token_log.server_clock import ServerClock
@@ -59,6 +61,8 @@ DAMAGED = 2  # the script's reply to an append if another program deleted or ext
 PAGE_SEQS = 256  # that one read covers; bounds a reader's memory, although an entry may hold hundreds of tokens
 
 Entry = tuple[bytes, Sequence[bytes]]
+Call = tuple[Sequence[str], Sequence[Any]]  # keys and arguments
+T = TypeVar("T")
 
 _encode_args = msgspec.msgpack.Encoder().encode
 
@@ -171,17 +175,14 @@ class RedisTokenLog:
         return bool(reply == 1)
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
-        size = MAX_JOINED if self._redis.joins_slots else 1
-        calls = [self._append_call(appends[start : start + size]) for start in range(0, len(appends), size)]
-        async with self._server.reaching("the token log"):
-            replies = [reply for joined in await self._script.many("append", calls) for reply in joined]
+        replies = await self._joined("append", appends, self._append_call)
         if DAMAGED in replies:
             for append, reply in zip(appends, replies, strict=True):
                 if reply == DAMAGED:
                     await self.close(append.lease.job_id, LOST)
         return [reply == 1 for reply in replies]
 
-    def _append_call(self, appends: Sequence[Append]) -> tuple[Sequence[str], Sequence[Any]]:
+    def _append_call(self, appends: Sequence[Append]) -> Call:
         """Return one call for several requests.
 
         Their arguments are one MessagePack array: as parts of a command, each would be allocated several times.
@@ -242,7 +243,11 @@ class RedisTokenLog:
         place = keys.recording(job_id)
         return self._foreign.read("answers", place, lambda: decode_recording(data)) if data else None
 
-    async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
+    async def states(self, job_ids: Sequence[str]) -> list[RequestState | None]:
+        replies = await self._joined("states", job_ids, _joined_keys)
+        return [None if reply is None else RequestState(reply.decode()) for reply in replies]
+
+    async def unfinished(self) -> AsyncIterator[list[Unfinished]]:
         async with self._server.reaching("the token log"):
             primaries = await self._redis.primaries()
         for primary in primaries:
@@ -252,11 +257,10 @@ class RedisTokenLog:
                     cursor, names = await primary.scan(cursor or 0, match=keys.STATES, count=SCAN_COUNT)
                 yield await self._of_unfinished([keys.request_of(str_if_bytes(name)) for name in names])
 
-    async def _of_unfinished(self, job_ids: Sequence[str]) -> list[RequestRecord]:
-        async with self._server.reaching("the token log"):
-            replies = await self._script.many("unfinished", [(keys.answer(each), ()) for each in job_ids])
-        found = [self._record(each, reply) for each, reply in zip(job_ids, replies, strict=True) if reply]
-        return [record for record in found if record is not None]
+    async def _of_unfinished(self, job_ids: Sequence[str]) -> list[Unfinished]:
+        replies = zip(job_ids, await self._joined("unfinished", job_ids, _joined_keys), strict=True)
+        places = ((keys.state(each).encode(), (each, reply)) for each, reply in replies if reply)
+        return self._foreign.read_all("answers", places, to_unfinished)
 
     async def read(self, job_id: str, after: int = -1) -> LogPage:
         [page] = await self.read_many({job_id: after})
@@ -293,6 +297,18 @@ class RedisTokenLog:
     async def _run(self, command: str, job_id: str, *args: Any) -> Any:
         async with self._server.reaching("the token log"):
             return await self._script(command, keys.answer(job_id), *args)
+
+    async def _joined(self, command: str, items: Sequence[T], call: Callable[[Sequence[T]], Call]) -> list[Any]:
+        """Run a command for many requests, MAX_JOINED of them in each call; return its reply for each."""
+        size = MAX_JOINED if self._redis.joins_slots else 1
+        calls = [call(items[start : start + size]) for start in range(0, len(items), size)]
+        async with self._server.reaching("the token log"):
+            return [reply for replies in await self._script.many(command, calls) for reply in replies]
+
+
+def _joined_keys(job_ids: Sequence[str]) -> Call:
+    """Return a call for several requests that needs nothing but their keys."""
+    return [name for each in job_ids for name in keys.answer(each)], ()
 
 
 def _rare_args(append: Append) -> tuple[Any, ...]:

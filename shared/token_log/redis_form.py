@@ -9,7 +9,7 @@ import msgspec
 
 from shared.numbers import finite
 from shared.protocol import AdapterRef, PriorityClass, Request, RequestState, TokenEvent, decode_event
-from shared.token_log.interface import RequestRecord
+from shared.token_log.interface import RequestRecord, Unfinished
 
 _decode_adapter = msgspec.json.Decoder(AdapterRef).decode
 
@@ -96,3 +96,12 @@ def to_record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         finish=fields.get(b"finish", b"").decode(),
         adapter=_decode_adapter(fields[b"adapter"]) if b"adapter" in fields else None,
     )
+
+
+def to_unfinished(found: tuple[str, Sequence[bytes | None]]) -> Unfinished:
+    """Return the request of an id and its state, model, time of creation and source. Raises ValueError."""
+    job_id, (state, model, created_at, source) = found
+    if state is None or model is None or created_at is None:
+        raise ValueError("not the state of a request")
+    created = finite(created_at.decode())
+    return Unfinished(job_id, RequestState(state.decode()), model.decode(), created, (source or b"").decode())

@@ -148,5 +148,6 @@ async def test_a_worker_that_leaves_loses_no_result(
 
 async def begun(backend: Backend, count: int) -> bool:
     """Return whether `count` requests have tokens, and none has ended."""
-    records = [record async for found in backend.token_log.unfinished() for record in found]
-    return len(records) == count and all(record.completion_tokens > 2 for record in records)
+    job_ids = [each.id async for found in backend.token_log.unfinished() for each in found]
+    records = await backend.token_log.records(job_ids)
+    return len(records) == count and all(record and record.completion_tokens > 2 for record in records)

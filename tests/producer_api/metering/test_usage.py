@@ -86,7 +86,7 @@ async def test_a_record_is_written_once_whenever_a_process_dies(
         if dies != "before the end":
             await worker.answer("a")
         if dies not in ("before the end", "before it settles"):
-            await dead.settler.settle({job_id: 0.0})
+            await dead.settler.settle([job_id])
         if dies == "before it says so":
             with monkeypatch.context() as dying:
                 dying.setattr(Ledger, "written", nothing)
@@ -121,7 +121,7 @@ async def test_a_backlog_of_records_refuses_new_requests(
             for _ in range(2):
                 job_id = await submit(api)
                 await worker.answer("a")
-                await api.settler.settle({job_id: 0.0})
+                await api.settler.settle([job_id])
                 await api.settler.flush()
             refused = await api.http.post("/v1/jobs", json=JOB)
             assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
@@ -158,7 +158,7 @@ async def test_with_usage_off_nothing_is_kept(settings: Settings, backend: Backe
 async def test_old_records_are_deleted(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     async with metered(changed(settings, usage_ttl=100), backend, settling=False) as api:
         for _ in range(2):
-            await api.settler.settle({await done(api, worker): 0.0})
+            await api.settler.settle([await done(api, worker)])
         await api.settler.flush()
         old = next(iter(await rows(api)))
         async with api.context.database.writing() as connection:
@@ -186,7 +186,7 @@ async def test_the_command_sums_by_key_model_and_day(
         for user in ("ann", "ann", "bob"):
             job_id = await submit(api, user=user)
             await worker.answer("a", "b")
-            await api.settler.settle({job_id: 0.0})
+            await api.settler.settle([job_id])
         await api.settler.flush()
 
     def usage_command(*options: str) -> object:

@@ -10,7 +10,7 @@ from shared.backend import Backend
 from shared.errors import DeadlineExceeded, EngineFailed, NotFound
 from shared.protocol import ErrorInfo, FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
 from shared.redis import keys
-from shared.token_log.interface import Adoption, Append, Keepsake
+from shared.token_log.interface import Adoption, Append, Keepsake, Unfinished
 from shared.token_log.redis import MAX_JOINED
 from tests.support.fakes import answer, make_request, token_event
 from tests.support.log_calls import DONE, acquire, append, created
@@ -35,11 +35,18 @@ async def test_a_takeover_keeps_the_start_time_of_the_first_worker(backend: Back
     first, second = await acquire(backend, asked[0], "a"), await acquire(backend, asked[0], "b")
     assert first.acquired_at == first.started_at == second.started_at <= second.acquired_at
 
-    running, unknown, queued = await backend.token_log.records([asked[0].id, make_request().id, asked[1].id])
+    job_ids = [asked[0].id, make_request().id, asked[1].id]
+    running, unknown, queued = await backend.token_log.records(job_ids)
 
     assert running == await backend.token_log.record(asked[0].id)
     assert unknown is None
     assert queued == await backend.token_log.record(asked[1].id)
+    assert await backend.token_log.states(job_ids) == [RequestState.RUNNING, None, RequestState.QUEUED]
+    found = {each.id: each async for some in backend.token_log.unfinished() for each in some}
+    for record in (running, queued):
+        assert found[record.id] == Unfinished(
+            record.id, record.state, record.model, record.created_at, record.source
+        )
 
 
 async def test_a_record_has_the_finish_reason(backend: Backend) -> None:
@@ -56,6 +63,10 @@ async def test_a_record_has_the_finish_reason(backend: Backend) -> None:
     records = await backend.token_log.records([each.id for each in (stopped, failed, cancelled, overdue)])
 
     assert [record.finish for record in records] == ["stop", "engine_failed", "cancelled", "deadline_exceeded"]
+    states = await backend.token_log.states([record.id for record in records])
+    assert states == [record.state for record in records]
+    unfinished = {each.id async for some in backend.token_log.unfinished() for each in some}
+    assert unfinished.isdisjoint(record.id for record in records)
 
 
 @pytest.mark.parametrize("how", ["finish", "close"])

@@ -27,6 +27,7 @@ from headrace.bench.peers.peers import find_peers
 from shared.errors import ConfigError, HeadraceError
 from shared.models.model_store import ModelRepository
 from shared.settings import load
+from workers.runtimes.upstream.body import GREEDY_TOP_K
 
 EXTRA = {"ignore_eos": True}  # fields of each request, so that both sides produce the same number of tokens
 
@@ -60,10 +61,11 @@ def native(model: str, seed: int, console: Console) -> Iterator[Subject]:
 
 @contextmanager
 def upstream(model: str, seed: int, console: Console) -> Iterator[Subject]:
-    """llama.cpp's server, which scripts/peers builds; both sides use the same process."""
+    """llama.cpp's server, which scripts/peers builds; both sides use the same process, and choose tokens alike."""
     folder = ModelRepository(load({"model": model}).settings).folder()
     with llama_server(folder, CONCURRENCY, "--alias", model, "--no-cache-prompt", "--cache-ram", "0") as url:
-        yield Subject(model, Target(url, model, extra=EXTRA), ("--upstream", f"{url}/v1"))
+        alone = Target(url, model, extra={**EXTRA, "top_k": GREEDY_TOP_K})
+        yield Subject(model, alone, ("--upstream", f"{url}/v1"))
 
 
 @contextmanager

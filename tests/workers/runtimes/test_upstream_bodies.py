@@ -69,6 +69,7 @@ def test_defaults_that_the_server_may_change_are_sent(kind: ServerKind) -> None:
     found = body(request(), kind)
     penalty = "repeat_penalty" if kind == "llamacpp" else "repetition_penalty"
     assert (found["temperature"], found["top_p"], found["top_k"], found["min_p"], found[penalty]) == (1, 1, 0, 0, 1)
+    assert body(request(params=SamplingParams(temperature=0.0)), kind)["top_k"] == 1  # cheaper, and the same answer
 
 
 def test_all_sampling_fields_are_passed_on() -> None:

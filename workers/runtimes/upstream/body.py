@@ -14,6 +14,9 @@ from workers.runtimes.upstream.dialects import JSON_EXTRAS, PROMPT_EXTRAS, SAMPL
 from workers.runtimes.upstream.progress import Progress, Written
 
 SEED_RANGE = 2**31  # of servers that take seeds of 32 bits
+# Sent at temperature 0: the answer is the same, and llama.cpp need not compute the probability of each token of the
+# vocabulary. With 49,152 tokens, choosing one takes its main thread 0.06 ms instead of 0.29.
+GREEDY_TOP_K = 1
 OPENAI_SAMPLING = {
     name: getattr(SamplingParams(), name)
     for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "n", "logit_bias")
@@ -120,6 +123,8 @@ class BodyWriter:
             if name not in self._dialect.extras:
                 raise InvalidRequest(f"{name} is not supported by the upstream server of this model", param=name)
             fields[self._dialect.extras[name]] = json.loads(value) if name in JSON_EXTRAS else value
+        if params.temperature == 0 and "top_k" in self._dialect.explicit:
+            fields["top_k"] = GREEDY_TOP_K
         for name in ("reasoning_effort", "suffix"):  # OpenAI's
             if (value := getattr(options, name)) is not None:
                 fields[name] = value

@@ -22,6 +22,8 @@ MAX_ALIGNMENT = 2**16
 MAX_ENTRIES = 2**17  # of metadata, and of tensors
 MAX_DIMENSIONS = 4
 MAX_STRING_BYTES = 2**24
+MAX_HEADER_BYTES = 2**26  # the vocabulary of Gemma 4 takes 16 MB
+MAX_ARRAY = 2**22  # values of an array
 STRING, ARRAY = 8, 9
 SCALARS = dict(
     enumerate(("<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?", None, None, "<Q", "<q", "<d"))
@@ -29,28 +31,32 @@ SCALARS = dict(
 
 
 class BlockType(NamedTuple):
-    """Type of a tensor: it is stored in blocks of `values` in `size` bytes, along its last dimension."""
+    """Type of a tensor: it is stored in blocks of `values` in `size` bytes, along its last dimension.
+
+    `halves`: the first bytes of a block's scales, which are float16.
+    """
 
     name: str
     values: int
     size: int
+    halves: tuple[int, ...] = ()
 
 
 BLOCK_TYPES = {
     0: BlockType("F32", 1, 4),
     1: BlockType("F16", 1, 2),
-    2: BlockType("Q4_0", 32, 18),
-    3: BlockType("Q4_1", 32, 20),
-    6: BlockType("Q5_0", 32, 22),
-    7: BlockType("Q5_1", 32, 24),
-    8: BlockType("Q8_0", 32, 34),
-    10: BlockType("Q2_K", 256, 84),
-    11: BlockType("Q3_K", 256, 110),
-    12: BlockType("Q4_K", 256, 144),
-    13: BlockType("Q5_K", 256, 176),
-    14: BlockType("Q6_K", 256, 210),
-    20: BlockType("IQ4_NL", 32, 18),
-    23: BlockType("IQ4_XS", 256, 136),
+    2: BlockType("Q4_0", 32, 18, (0,)),
+    3: BlockType("Q4_1", 32, 20, (0, 2)),
+    6: BlockType("Q5_0", 32, 22, (0,)),
+    7: BlockType("Q5_1", 32, 24, (0, 2)),
+    8: BlockType("Q8_0", 32, 34, (0,)),
+    10: BlockType("Q2_K", 256, 84, (80, 82)),
+    11: BlockType("Q3_K", 256, 110, (108,)),
+    12: BlockType("Q4_K", 256, 144, (0, 2)),
+    13: BlockType("Q5_K", 256, 176, (0, 2)),
+    14: BlockType("Q6_K", 256, 210, (208,)),
+    20: BlockType("IQ4_NL", 32, 18, (0,)),
+    23: BlockType("IQ4_XS", 256, 136, (0,)),
     30: BlockType("BF16", 1, 2),
 }
 
@@ -156,8 +162,9 @@ class _Reader:
         if kind != ARRAY:
             return self._number(self._scalar(kind, key))
         kind, count = self._number("<I"), self._number("<Q")
+        if count > MAX_ARRAY:
+            raise self._error(f"is damaged: {key} has {count} values")
         if kind == STRING:
-            self._expect(8 * count)
             if key in self._string_arrays:
                 return [self._string() for _ in range(count)]
             for _ in range(count):
@@ -197,6 +204,8 @@ class _Reader:
     def _expect(self, size: int) -> None:
         if size > len(self._data) - self._at:
             raise self._error("is truncated within its header; download it again")
+        if self._at + size > MAX_HEADER_BYTES:
+            raise self._error(f"is damaged: its header has more than {MAX_HEADER_BYTES} bytes")
 
     def _error(self, reason: str) -> ConfigError:
         return ConfigError(f"{self._path} {reason}", param="model")

@@ -87,7 +87,7 @@ def write_gguf(
             own = _own_name(name, architecture)
             if architecture.startswith("gemma") and own.endswith("norm.weight"):
                 data = data + 1
-            if architecture == "llama" and own.rpartition(".")[0].endswith(("attn_q", "attn_k")):
+            if architecture in ("llama", "mistral3") and own.rpartition(".")[0].endswith(("attn_q", "attn_k")):
                 data = _interleave(data, len(data) // model.config.head_dim)
             writer.add_tensor(own, data, raw_dtype=kind if values.ndim == 2 else None)
     for name, values in (extra or {}).items():

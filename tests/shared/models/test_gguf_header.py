@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shared.errors import ConfigError
+from shared.models import gguf_header
 from shared.models.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 
 F32, Q8_0 = 0, 8
@@ -82,8 +83,9 @@ def test_file_cut_anywhere_is_refused(tmp_path: Path, size: int) -> None:
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "claims 1152921504606846976 tensors"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), "1152921504606846976 metadata values"),
         (content([text("k") + struct.pack("<IQ", 8, 2**30)]), "has a text of 1073741824 bytes"),
-        (content([pair("k", 9, struct.pack("<IQ", 4, 2**61))]), "truncated within its header"),
-        (content([pair("k", 9, struct.pack("<IQ", 8, 2**61))]), "truncated within its header"),
+        (content([pair("k", 9, struct.pack("<IQ", 4, 2**22))]), "truncated within its header"),
+        (content([pair("k", 9, struct.pack("<IQ", 8, 2**22))]), "truncated within its header"),
+        (content([pair("k", 9, struct.pack("<IQ", 4, 2**61))]), "k has 2305843009213693952 values"),
         (content([pair("k", 9, struct.pack("<IQ", 9, 1))]), "k has a value of type 9"),
         (content([pair("k", 77, b"")]), "k has a value of type 77"),
         (content([pair("general.alignment", 4, struct.pack("<I", 0))]), "general.alignment is 0"),
@@ -101,3 +103,13 @@ def test_file_cut_anywhere_is_refused(tmp_path: Path, size: int) -> None:
 def test_broken_file_is_refused_by_name(tmp_path: Path, data: bytes, reason: str) -> None:
     with pytest.raises(ConfigError, match=rf"tiny\.gguf .*{reason}"):
         read(tmp_path, data)
+
+
+def test_long_headers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the file has all of their bytes."""
+    monkeypatch.setattr(gguf_header, "MAX_HEADER_BYTES", 1000)
+    monkeypatch.setattr(gguf_header, "MAX_ARRAY", 8)
+    with pytest.raises(ConfigError, match="its header has more than 1000 bytes"):
+        read(tmp_path, content([pair(f"k{index}", 8, text("x" * 90)) for index in range(10)]))
+    with pytest.raises(ConfigError, match="k has 9 values"):
+        read(tmp_path, content([pair("k", 9, struct.pack("<IQ", 0, 9) + bytes(9))]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +45,9 @@ class Checkpoint(Tensors, Protocol):
     def outline(self) -> Outline:
         """Return the same tensors without their values."""
 
+    def scales(self, ends: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the scales of quantized tensors with a tensor's name; `ends` are those of the names of scales."""
+
 
 class SafetensorsCheckpoint:
     """Tensors over all safetensors files of a folder; see `Tensors`. Raises ConfigError for broken files."""
@@ -80,6 +83,12 @@ class SafetensorsCheckpoint:
     def outline(self) -> Outline:
         """Return the same tensors without their values."""
         return Outline(self._folder, self._where, self._stored)
+
+    def scales(self, ends: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors whose names have one of these ends."""
+        for name in self._where:
+            if name.endswith(ends):
+                yield name, self.read(name)
 
 
 class Outline:

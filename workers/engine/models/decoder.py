@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from shared.errors import ConfigError
 from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 
@@ -66,8 +67,9 @@ class Decoder(Protocol):
         """
 
 
-def parse_token_ids(value: int | list[int] | None) -> tuple[int, ...]:
-    """Parse `eos_token_id` of a model's files: a number, a list or null."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (value,)
+def parse_token_ids(value: Any) -> tuple[int, ...]:
+    """Parse `eos_token_id` of a model's files: a number, a list or null. Raises ConfigError for anything else."""
+    found = tuple(value) if isinstance(value, list) else () if value is None else (value,)
+    if not all(type(each) is int for each in found):
+        raise ConfigError(f"eos_token_id must be an integer or a list of integers, got {value!r:.80}")
+    return found

@@ -17,6 +17,13 @@ from workers.engine.models.stored.formats import parse_stored_format
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "factors")
 # transformers' defaults where config.json has no sliding_window, and no layer from which on Qwen's layers have it
 _DEFAULT_WINDOW_TOKENS, _DEFAULT_FIRST_WINDOW = 4096, 28
+MAX_INTEGER, MAX_NUMBER = 2**31 - 1, 1e30
+# parameters that a kind of scaling of rotary embeddings needs ("factor" for others); those that are numbers
+_NEEDED = {"default": (), "factors": ("factors",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+_ROPE_NUMBERS = (
+    *("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "attention_factor"),
+    *("beta_fast", "beta_slow"),
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class LlamaModelConfig(DecoderConfig):
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            norm_eps=read_number(raw, "rms_norm_eps", 1e-6),
             max_position_embeddings=read_integer(raw, "max_position_embeddings"),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             rope=rope,
@@ -164,33 +171,57 @@ def read_integer(raw: dict[str, Any], name: str, default: int | None = None, *, 
     value = raw.get(name)
     if value is None:
         value = default
-    if not isinstance(value, int) or value < least:
+    if type(value) is not int or not least <= value <= MAX_INTEGER:
         allowed = "a positive integer" if least else "an integer of at least 0"
-        raise ConfigError(f"config.json: {name} must be {allowed}, got {value!r}")
+        raise ConfigError(f"config.json: {name} must be {allowed}, got {value!r:.80}")
     return value
+
+
+def read_number(raw: dict[str, Any], name: str, default: float) -> float:
+    """Return a positive number."""
+    value = raw.get(name)
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not 0 < value <= MAX_NUMBER:
+        raise ConfigError(f"config.json: {name} must be a positive number, got {value!r:.80}")
+    return float(value)
 
 
 def read_rope(raw: dict[str, Any]) -> RopeConfig:
     """Parse either spelling: rope_parameters, or rope_theta beside rope_scaling."""
-    scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"config.json: rope_parameters must be an object, got {given!r:.80}")
+    scaling = dict(given)
     if any(isinstance(value, dict) for value in scaling.values()):
         raise ConfigError("config.json: rotary embeddings that differ by layer are not supported")
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     scaling.pop("type", None)
-    theta = scaling.pop("rope_theta", None) or raw.get("rope_theta") or 10_000.0
+    theta = read_number(
+        {"rope_theta": scaling.pop("rope_theta", None) or raw.get("rope_theta")}, "rope_theta", 10_000.0
+    )
     partial = scaling.pop("partial_rotary_factor", None) or raw.get("partial_rotary_factor") or 1.0
-    if kind not in ROPE_TYPES:
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise ConfigError(f"config.json: rope type {kind} is not supported; supported: {', '.join(ROPE_TYPES)}")
     if partial != 1.0:
         raise ConfigError("config.json: partial rotary embeddings are not supported")
-    needed = {"default": None, "factors": "factors"}.get(kind, "factor")
-    if needed is not None and needed not in scaling:
-        raise ConfigError(f"config.json: rope type {kind} needs {needed}")
-    original = raw.get("original_max_position_embeddings")
-    if original is not None:
-        scaling["original_max_position_embeddings"] = original
-    scaling.setdefault("original_max_position_embeddings", read_integer(raw, "max_position_embeddings"))
-    return RopeConfig(float(theta), kind, scaling)
+    length = "original_max_position_embeddings"
+    scaling[length] = raw.get(length) or scaling.get(length) or read_integer(raw, "max_position_embeddings")
+    _check_scaling(kind, scaling)
+    return RopeConfig(theta, kind, scaling)
+
+
+def _check_scaling(kind: str, scaling: dict[str, Any]) -> None:
+    """Raise ConfigError for parameters that are missing or that are not numbers."""
+    for name in _NEEDED.get(kind, ("factor",)):
+        if scaling.get(name) is None:
+            raise ConfigError(f"config.json: rope type {kind} needs {name}")
+    for name in _ROPE_NUMBERS:
+        read_number(scaling, name, 1.0)
+    for name in ("mscale", "mscale_all_dim"):
+        read_number({name: scaling.get(name) or None}, name, 1.0)
+    if kind == "llama3" and scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
+        raise ConfigError("config.json: high_freq_factor must be above low_freq_factor")
 
 
 def layer_windows(raw: dict[str, Any], window: int | None, default: Sequence[bool]) -> list[int | None]:

@@ -21,7 +21,7 @@ from workers.engine.models.decoder import Decoder, DecoderConfig, parse_token_id
 from workers.engine.models.gguf.checkpoint import GgufCheckpoint, GgufMatrices
 from workers.engine.models.registry import ARCHITECTURES
 from workers.engine.models.stored.formats import parse_stored_format
-from workers.engine.models.stored.interface import StoredFormat
+from workers.engine.models.stored.interface import StoredFormat, refuse_infinite
 
 if TYPE_CHECKING:  # adapters are off by default
     from workers.engine.lora.sites import AdapterSites
@@ -36,7 +36,10 @@ def read_model_config(folder: Path) -> DecoderConfig:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} has no config.json; a model folder must have one", param="model")
     raw = read_json(folder / "config.json")
-    for name in raw.get("architectures") or ():
+    names = raw.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"config.json: architectures must be a list of names, got {names!r:.80}", param="model")
+    for name in names:
         if name in ARCHITECTURES:
             config: DecoderConfig = ARCHITECTURES[name].parse_config(name, raw)
             return config
@@ -85,7 +88,7 @@ def load_model(
 ) -> Decoder:
     """Load a model. Raises ConfigError where tensors are missing, left over, or not of the shape in config.json.
 
-    For Headrace's own architectures, that is found out before memory is taken.
+    For Headrace's own architectures, that and scales that are not finite are found out before memory is taken.
 
     Args:
         max_model_len: most tokens of a sequence.
@@ -107,6 +110,8 @@ def load_model(
     plain = TorchKernels()
     rehearsed = make_reader(checkpoint.outline(), dtype, torch.device("meta"), plain, stored)
     architecture.load(rehearsed, config, 1, plain, lambda _: None)
+    for name, scales in checkpoint.scales(stored.scales):
+        refuse_infinite(checkpoint.file(name), name, scales)
     sited = {} if sites is None else {"sites": sites}
     reader = make_reader(checkpoint, dtype, device, kernels, stored, **sited)
     return architecture.load(reader, config, max_model_len, kernels, progress)

@@ -64,6 +64,7 @@ class ShardedFormat:
     """Format whose matrices are the rank's parts of those of `whole`; see `StoredFormat`."""
 
     def __init__(self, shard: Shard, whole: StoredFormat) -> None:
+        self.scales = whole.scales
         self._shard = shard
         self._whole = whole
 

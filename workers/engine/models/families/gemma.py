@@ -6,7 +6,14 @@ from typing import Any
 
 from shared.errors import ConfigError
 from workers.engine.kernels import Activation
-from workers.engine.models.llama_config import LlamaModelConfig, RopeConfig, layer_windows, read_integer, read_rope
+from workers.engine.models.llama_config import (
+    LlamaModelConfig,
+    RopeConfig,
+    layer_windows,
+    read_integer,
+    read_number,
+    read_rope,
+)
 
 # transformers' defaults for fields that checkpoints leave out
 _DEFAULTS: dict[str, Any] = {"head_dim": 256, "tie_word_embeddings": True}
@@ -42,7 +49,7 @@ def _parse(architecture: str, raw: dict[str, Any], period: int, **features: Any)
         architecture,
         raw,
         windows=layer_windows(raw, raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS), local),
-        query_scalar=float(raw.get("query_pre_attn_scalar", _DEFAULT_QUERY_SCALAR)),
+        query_scalar=read_number(raw, "query_pre_attn_scalar", _DEFAULT_QUERY_SCALAR),
         score_cap=_cap(raw, "attn_logit_softcapping"),
         logit_cap=_cap(raw, "final_logit_softcapping"),
         activation=Activation.GELU_TANH,
@@ -55,12 +62,7 @@ def _parse(architecture: str, raw: dict[str, Any], period: int, **features: Any)
 
 
 def _cap(raw: dict[str, Any], name: str) -> float | None:
-    cap = raw.get(name)
-    if cap is None:
-        return None
-    if not isinstance(cap, int | float) or cap <= 0:
-        raise ConfigError(f"config.json: {name} must be a positive number, got {cap!r}")
-    return float(cap)
+    return None if raw.get(name) is None else read_number(raw, name, 0.0)
 
 
 def _ropes(raw: dict[str, Any]) -> tuple[RopeConfig, RopeConfig]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from shared.errors import ConfigError
-from shared.models.gguf_header import GgufHeader, GgufTensor, read_gguf_header
+from shared.models.gguf_header import BLOCK_TYPES, GgufHeader, GgufTensor, read_gguf_header
 from shared.models.safetensors_header import StoredTensor
 from workers.engine.models.checkpoint import Outline
 from workers.engine.models.gguf.blocks import grouped_weight
-from workers.engine.models.gguf.config import ROPE_FACTORS
+from workers.engine.models.gguf.config import ROPE_FACTORS, ROTATED_IN_PAIRS
 from workers.engine.models.gguf.dequantize import dequantize
 from workers.engine.models.stored.interface import Plain, Tensors, refuse_infinite
 from workers.engine.quantization.grouped_weight import GroupedWeight
@@ -90,19 +92,28 @@ class GgufCheckpoint:
 
     def _row_order(self, own: str) -> Tensor | None:
         """Return the file's number of each row of queries or keys, if it differs from the row's own."""
-        if self._header.metadata["general.architecture"] != "llama":
+        architecture = self._header.metadata["general.architecture"]
+        if architecture not in ROTATED_IN_PAIRS:
             return None
         if not own.rpartition(".")[0].endswith(("attn_q", "attn_k")):
             return None
-        heads = self._header.metadata["llama.attention.head_count"]
+        heads = self._header.metadata[f"{architecture}.attention.head_count"]
         if "attn_k" in own:
-            heads = self._header.metadata.get("llama.attention.head_count_kv", heads)
+            heads = self._header.metadata.get(f"{architecture}.attention.head_count_kv", heads)
         return _pair_halves(torch.arange(self._header.tensors[own].shape[0]), heads)
 
     def outline(self) -> Outline:
         """Return the same tensors without their values."""
         stored = {name: StoredTensor("F32", self._header.tensors[own].shape) for name, own in self._names.items()}
         return Outline(self._path, dict.fromkeys(self._names, self._path), stored)
+
+    def scales(self, ends: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the scales in the blocks of each tensor."""
+        for name, own in self._names.items():
+            stored = self._header.tensors[own]
+            block = BLOCK_TYPES[stored.type]
+            for at in block.halves:
+                yield name, self._bytes(stored).view(torch.float16).view(-1, block.size // 2)[:, at // 2]
 
     def _bytes(self, stored: GgufTensor) -> Tensor:
         return torch.frombuffer(
@@ -111,7 +122,9 @@ class GgufCheckpoint:
 
 
 class GgufMatrices:
-    """Matrices of a GGUF file; see `StoredFormat`."""
+    """Matrices of a GGUF file; see `StoredFormat`. Their scales are not tensors of their own."""
+
+    scales: ClassVar[tuple[str, ...]] = ()
 
     def matrix(self, tensors: Tensors, name: str, outputs: int, inputs: int) -> Tensor | GroupedWeight:
         found = tensors.grouped(f"{name}.weight") if isinstance(tensors, GgufCheckpoint) else None

@@ -9,7 +9,8 @@ from shared.models.gguf_header import BLOCK_TYPES, GgufHeader
 
 # by ggml's name of the architecture: transformers' class and model type
 ARCHITECTURES = {
-    "llama": ("LlamaForCausalLM", "llama"),  # Mistral too
+    "llama": ("LlamaForCausalLM", "llama"),  # Mistral 7B and Nemo too
+    "mistral3": ("LlamaForCausalLM", "llama"),  # Mistral Small
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
     "gemma": ("GemmaForCausalLM", "gemma"),
@@ -17,6 +18,7 @@ ARCHITECTURES = {
     "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
 }
 GEMMA3_LOCAL_THETA = 10_000.0
+ROTATED_IN_PAIRS = ("llama", "mistral3")  # their rows of queries and keys are in ggml's order
 # number of layers of the models whose scores are scaled by the hidden size per head, not by the head's dimension
 SCALED_BY_HIDDEN = {"gemma2": 46, "gemma3": 62}
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")  # as in llama.cpp
@@ -126,6 +128,8 @@ def _refuse_features(meta: Metadata) -> None:
         raise ConfigError(f"GGUF: the file holds a {meta.text('general.type')}, not a model", param="model")
     if meta.has("expert_count") and meta.number("expert_count"):
         raise ConfigError("GGUF: a mixture of experts is not supported", param="model")
+    if meta.has("attention.temperature_scale") and meta.number("attention.temperature_scale"):
+        raise ConfigError("GGUF: scores that are scaled by the position are not supported", param="model")
 
 
 def _vocab_size(header: GgufHeader) -> int:

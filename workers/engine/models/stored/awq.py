@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # in a word of 32 bits, of the eight outputs 
 class Awq:
     """AWQ's format; see `StoredFormat`."""
 
+    scales: ClassVar[tuple[str, ...]] = (".scales",)
     group_size: int
 
     @classmethod

@@ -6,7 +6,7 @@ Activations are not rounded as W8A8 asks: they have 16 bits on the CPU, and thei
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class CompressedIntegers:
         is_packed: several integers are in each word.
     """
 
+    scales: ClassVar[tuple[str, ...]] = (".weight_scale",)
     bits: Bits
     group_size: int
     is_packed: bool
@@ -101,7 +102,12 @@ def parse_compressed_tensors(raw: dict[str, Any]) -> CompressedIntegers | Fp8:
         if bits != 8 or weights.get("type") != "float" or strategy not in ("tensor", "channel", "block"):
             raise _unsupported(f"floats of {bits!r} bits with the strategy {strategy!r}; supported: 8 bits")
         return Fp8.parse({"weight_block_size": weights.get("block_structure")})
-    if bits not in (4, 8) or weights.get("type") != "int" or strategy not in ("channel", "group"):
+    if (
+        isinstance(bits, float)
+        or bits not in (4, 8)
+        or weights.get("type") != "int"
+        or strategy not in ("channel", "group")
+    ):
         raise _unsupported(f"integers of {bits!r} bits with the strategy {strategy!r}; supported: 4 and 8 bits")
     group_size = size if strategy == "group" else -1
     if type(group_size) is not int or group_size == 0 or group_size < -1:

@@ -6,7 +6,7 @@ They stay packed on a GPU, and are expanded on the CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Fp8:
         block: outputs and inputs of a block; None with a scale for the whole matrix, or for each output.
     """
 
+    scales: ClassVar[tuple[str, ...]] = (".weight_scale_inv", ".weight_scale")
     block: tuple[int, int] | None
 
     @classmethod

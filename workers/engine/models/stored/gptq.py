@@ -6,7 +6,7 @@ https://arxiv.org/abs/2210.17323; the tensors are those of AutoGPTQ and GPTQMode
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Gptq:
         zero_offset: what is added to stored zeros: 1, or 0 in version 2 of the format.
     """
 
+    scales: ClassVar[tuple[str, ...]] = (".scales",)
     bits: Bits
     group_size: int
     zero_offset: int
@@ -39,7 +40,7 @@ class Gptq:
     def parse(cls, raw: dict[str, Any]) -> Gptq:
         """Parse quantization_config. Raises ConfigError."""
         bits, group = raw.get("bits"), raw.get("group_size", -1)
-        if bits not in (4, 8):
+        if isinstance(bits, float) or bits not in (4, 8):
             raise ConfigError(
                 f"config.json: GPTQ with bits {bits!r} is not supported; supported: 4, 8", param="model"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ class Tensors(Protocol):
 class StoredFormat(Protocol):
     """Format of a checkpoint's matrices."""
 
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Ends of the names of tensors with scales."""
+
     def matrix(self, tensors: Tensors, name: str, outputs: int, inputs: int) -> Tensor | GroupedWeight:
         """Return the matrix of the layer `name`, [outputs, inputs]: packed, or as floats of any type.
 
@@ -45,6 +49,8 @@ class StoredFormat(Protocol):
 
 class Plain:
     """Format of float matrices; see `StoredFormat`."""
+
+    scales: ClassVar[tuple[str, ...]] = ()
 
     def matrix(self, tensors: Tensors, name: str, outputs: int, inputs: int) -> Tensor:
         return read_floats(tensors, f"{name}.weight", (outputs, inputs))

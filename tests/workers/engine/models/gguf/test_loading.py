@@ -15,6 +15,7 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -27,6 +28,7 @@ from shared.settings import load as load_settings
 from tests.support.checkpoints import LLAMA3, hf_greedy, hf_model
 from tests.support.engine_driver import load, run
 from tests.support.gguf_files import SHAPE, random_model, tokenizer_metadata, write_gguf
+from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.models.gguf.__main__ import write_folder
 from workers.engine.text.tokenizer import Tokenizer
 
@@ -62,6 +64,13 @@ def folder_of(tmp_path: Path, config: PreTrainedConfig, architecture: str, **opt
             "llama",
             {"kind": Kind.Q4_0, "extra": {"rope_freqs.weight": factors()}},
         ),
+        pytest.param(
+            MistralConfig(**SHAPE, rope_parameters=ROPE, sliding_window=None),
+            "llama",
+            {"kind": Kind.Q5_0},
+            marks=pytest.mark.slow,
+        ),
+        (MistralConfig(**SHAPE, rope_parameters=ROPE, sliding_window=None), "mistral3", {"kind": Kind.Q4_0}),
         (Qwen2Config(**SHAPE, rope_parameters=ROPE), "qwen2", {"kind": Kind.Q5_1}),
         pytest.param(
             Qwen3Config(**SHAPE, rope_parameters=ROPE), "qwen3", {"kind": Kind.BF16}, marks=pytest.mark.slow
@@ -81,7 +90,10 @@ def folder_of(tmp_path: Path, config: PreTrainedConfig, architecture: str, **opt
             {"metadata": {"gemma2.attention.sliding_window": 9}},
         ),
     ],
-    ids=["llama", "llama-f16", "llama-3.1", "qwen2", "qwen3", "gemma", "llama-q4_1", "gemma3", "gemma2"],
+    ids=[
+        *("llama", "llama-f16", "llama-3.1", "mistral", "mistral3", "qwen2", "qwen3", "gemma", "llama-q4_1"),
+        *("gemma3", "gemma2"),
+    ],
 )
 def test_greedy_answers_equal_transformers(
     tmp_path: Path, config: PreTrainedConfig, architecture: str, options: dict[str, Any]
@@ -110,12 +122,13 @@ def _bytes(tokenizer: Tokenizer, text: str) -> list[int]:
 @pytest.mark.parametrize(
     ("architecture", "metadata", "reason"),
     [
-        ("mamba", {}, "architecture mamba is not supported; supported: llama, qwen2"),
+        ("mamba", {}, "architecture mamba is not supported; supported: llama, mistral3, qwen2"),
         ("llama", {"llama.expert_count": 8}, "mixture of experts"),
         ("llama", {"split.count": 3}, "split into 3 files"),
         ("llama", {"general.type": "adapter"}, "holds a adapter"),
         ("llama", {"llama.rope.scaling.type": "longrope"}, "rope scaling longrope"),
         ("llama", {"llama.rope.dimension_count": 8}, "partial rotary"),
+        ("mistral3", {"mistral3.attention.temperature_scale": 0.1}, "scores that are scaled by the position"),
         ("llama", {"llama.attention.head_count": [4, 4]}, "head_count must be a positive integer"),
         ("llama", {"tokenizer.ggml.model": "bert"}, "one of gpt2, llama, got bert"),
         ("llama", {"tokenizer.ggml.pre": "odd"}, "tokenizer.ggml.pre must be one of .*, got odd"),
@@ -131,12 +144,17 @@ def test_unsupported_file_is_refused_by_name(
         write_folder(path, tmp_path / "model")
 
 
-def test_scales_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+def test_scales_that_are_not_finite_are_refused_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given the last scale of the file, no layer is made."""
     folder, _ = folder_of(tmp_path, LLAMA, "llama")
     path = tmp_path / "tiny.gguf"
     data = bytearray(path.read_bytes())
     data[-34:-32] = np.float16(np.nan).tobytes()  # the scale of the last block
     path.write_bytes(data)
+    for method in ("linear", "grouped_linear"):
+        monkeypatch.setattr(CppKernels, method, lambda *_, **__: pytest.fail("memory was taken"))
     with pytest.raises(ConfigError, match=r"model\.gguf: tensor .* has values that are not finite"):
         load(folder)
 

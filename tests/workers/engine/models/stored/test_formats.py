@@ -24,6 +24,7 @@ from tests.support.stored_checkpoints import (
     save_stored,
 )
 from workers.engine.config import EngineConfig
+from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.kernels.triton_kernels import TritonKernels
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
 from workers.engine.models.checkpoint import SafetensorsCheckpoint, WeightReader, read_json
@@ -150,6 +151,7 @@ def test_setting_quantizes_a_quantized_checkpoint_again(tmp_path: Path) -> None:
         ({"bits": 4}, r"quantized \(None\)"),
         ([1], r"quantized \(None\)"),
         ({**GPTQ, "bits": 3}, "GPTQ with bits 3"),
+        ({**GPTQ, "bits": 4.0}, "GPTQ with bits 4.0"),
         ({**GPTQ, "group_size": 0}, "group_size of GPTQ must be -1 or positive, got 0"),
         ({**GPTQ, "checkpoint_format": "marlin"}, "gptq or gptq_v2, got 'marlin'"),
         ({**GPTQ, "dynamic": {"+:x": {}}}, "rules for single layers"),
@@ -159,6 +161,7 @@ def test_setting_quantizes_a_quantized_checkpoint_again(tmp_path: Path) -> None:
         (compressed_config("marlin-24", **W4), "format must be one of pack-quantized"),
         ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "one group of layers"),
         (compressed_config("pack-quantized", **{**W4, "num_bits": 2}), "integers of 2 bits"),
+        (compressed_config("int-quantized", **{**W8, "num_bits": 8.0}), "integers of 8.0 bits"),
         (compressed_config("pack-quantized", **W4), "group_size must be positive, got None"),
         (compressed_config("float-quantized", num_bits=4, type="float", strategy="tensor"), "floats of 4 bits"),
     ],
@@ -171,7 +174,6 @@ def test_unsupported_format_is_refused_by_name(config: Any, reason: str) -> None
 @pytest.mark.parametrize(
     ("case", "tensor", "changed", "reason"),
     [
-        ("gptq", "scales", torch.tensor(torch.nan), "values that are not finite"),
         ("gptq", "qweight", torch.zeros(8, 1).int(), r"has shape \(8, 1\)"),
         ("gptq", "qzeros", None, "no tensor model.layers.0.self_attn.q_proj.qzeros"),
         ("gptq", "g_idx", torch.full((64,), 5).int(), "must have values below 2"),
@@ -189,10 +191,24 @@ def test_broken_tensor_is_refused_by_name(
     name = f"model.layers.0.self_attn.q_proj.{tensor}"
     if changed is None:
         del tensors[name]
-    elif changed.shape:
-        tensors[name] = changed
     else:
-        tensors[name].view(-1)[3] = changed
+        tensors[name] = changed
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ConfigError, match=reason):
+        load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("case", ["gptq", "awq", "fp8-blocks", "fp8-channel", "w4a16", "w8a8"])
+def test_scales_that_are_not_finite_are_refused_before_memory_is_taken(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given the scales of the last layer, no layer is made."""
+    folder, _ = saved(tmp_path, case)
+    tensors = load_file(folder / "model.safetensors")
+    last = max(name for name in tensors if "down_proj" in name and "scale" in name and "input" not in name)
+    tensors[last].view(-1)[-1] = torch.nan
+    save_file(tensors, folder / "model.safetensors")
+    for method in ("linear", "grouped_linear"):
+        monkeypatch.setattr(CppKernels, method, lambda *_, **__: pytest.fail("memory was taken"))
+    with pytest.raises(ConfigError, match=rf"model\.safetensors: tensor {last} has values that are not finite"):
         load(folder, device="cpu")

@@ -6,10 +6,10 @@ import json
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.report import EngineOnlyRun
+from headrace.bench.harness.report import EngineOnlyRun, decode_rate
 from headrace.bench.harness.workload import CONCURRENCY, WorkItem, make_mix, ttft_mix, warmup_mix
 from shared.models.model_store import ModelRepository
 from shared.protocol import Message, SamplingParams
@@ -19,15 +19,30 @@ from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 
 
-def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tuple[int, float, list[float]]:
-    """Run requests, `concurrency` at a time.
+@dataclass(frozen=True)
+class MixRun:
+    """Run of requests.
 
-    Returns the output tokens, the tokens/s, and the seconds to each request's first token.
+    Attributes:
+        tokens: number of output tokens.
+        rate: output tokens/s of all requests.
+        decode_rate: see `report.decode_rate`.
+        waits: seconds to the first token of each request.
     """
+
+    tokens: int
+    rate: float
+    decode_rate: float | None
+    waits: list[float]
+
+
+def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> MixRun:
+    """Run requests, `concurrency` at a time."""
     todo = enumerate(items)
     started: dict[str, float] = {}
     first: dict[str, float] = {}
-    tokens = 0
+    last: dict[str, float] = {}
+    tokens = decoded = 0
     begin = time.perf_counter()
 
     def add() -> None:
@@ -44,12 +59,21 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
         for output in engine.step():
             if output.error:
                 raise output.error
+            last[output.job_id] = time.perf_counter()
             tokens += len(output.tokens)
-            first.setdefault(output.job_id, time.perf_counter())
+            if output.job_id in first:
+                decoded += len(output.tokens)
+            else:
+                first[output.job_id] = last[output.job_id]
             if output.finished:
                 add()
     seconds = time.perf_counter() - begin
-    return tokens, tokens / seconds, [first[name] - started[name] for name in started]
+    return MixRun(
+        tokens,
+        tokens / seconds,
+        decode_rate(decoded, sum(last[name] - first[name] for name in started)),
+        [first[name] - started[name] for name in started],
+    )
 
 
 def load_engine_from_settings(model: str, **given: object) -> Engine:
@@ -62,9 +86,9 @@ def main(model: str, seed: int) -> None:
     engine = load_engine_from_settings(model)
     run_mix(engine, warmup_mix(seed), 2)
     with foreign_load() as during:
-        tokens, rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)
-        _, _, waits = run_mix(engine, ttft_mix(seed), 1)
-    found = EngineOnlyRun(tokens, rate, waits, during.share)
+        mix = run_mix(engine, make_mix(seed), CONCURRENCY)
+        waits = run_mix(engine, ttft_mix(seed), 1).waits
+    found = EngineOnlyRun(mix.tokens, mix.rate, waits, during.share)
     print(json.dumps(asdict(found)))
 
 

@@ -16,8 +16,8 @@ from headrace.bench.harness.workload import make_mix
 def main(model: str, concurrency: int, requests: int, seed: int) -> None:
     engine = load_engine_from_settings(model, max_num_seqs=concurrency)
     run_mix(engine, make_mix(seed + 1, concurrency), concurrency)
-    tokens, rate, waits = run_mix(engine, make_mix(seed, requests), concurrency)
-    print(json.dumps({"tokens": tokens, "rate": rate, "first_token": statistics.median(waits)}))
+    mix = run_mix(engine, make_mix(seed, requests), concurrency)
+    print(json.dumps({"tokens": mix.tokens, "rate": mix.rate, "first_token": statistics.median(mix.waits)}))
 
 
 if __name__ == "__main__":

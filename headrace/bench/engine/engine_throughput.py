@@ -20,27 +20,44 @@ OURS = "headrace"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Output tokens/s of each run, by engine. A ratio is the median over the pairs."""
+    """Figures of each run, by engine.
+
+    Attributes:
+        rates: output tokens/s of all requests.
+        decode_rates: tokens/s of one answer after its first token, of the engines that report them.
+    """
 
     rates: dict[str, list[float]]
-
-    def ratio(self, peer: str) -> float:
-        return statistics.median(a / b for a, b in zip(self.rates[OURS], self.rates[peer], strict=True))
-
-    @property
-    def peers(self) -> list[str]:
-        return [name for name in self.rates if name != OURS]
+    decode_rates: dict[str, list[float]]
 
     def as_dict(self) -> dict[str, Any]:
-        return {"rates": self.rates, "ratios": {peer: self.ratio(peer) for peer in self.peers}}
+        return {
+            "rates": self.rates,
+            "ratios": _ratios(self.rates),
+            "decode_rates": self.decode_rates,
+            "decode_ratios": _ratios(self.decode_rates),
+        }
 
     def table(self) -> Table:
         runs = range(1, len(self.rates[OURS]) + 1)
         table = Table("tokens/s", *(f"run {run}" for run in runs), "median", "ratio (pairs)")
-        for name, rates in self.rates.items():
-            ratio = "" if name == OURS else f"{self.ratio(name):.2f}"
-            table.add_row(name, *(f"{rate:.1f}" for rate in rates), f"{statistics.median(rates):.1f}", ratio)
+        for kind, figures in (("", self.rates), (", one answer after its first token", self.decode_rates)):
+            ratios = {OURS: "", **{peer: f"{ratio:.2f}" for peer, ratio in _ratios(figures).items()}}
+            for name, rates in figures.items():
+                cells = (*rates, statistics.median(rates))
+                table.add_row(f"{name}{kind}", *(f"{rate:.1f}" for rate in cells), ratios[name])
+            table.add_section()
         return table
+
+
+def _ratios(rates: dict[str, list[float]]) -> dict[str, float]:
+    """Return Headrace's figure over that of each peer: the median over the pairs."""
+    ours = rates[OURS]
+    return {
+        peer: statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        for peer, theirs in rates.items()
+        if peer != OURS
+    }
 
 
 def measure_engine(
@@ -54,16 +71,19 @@ def measure_engine(
     for name in missing:
         console.print(f"skipping {name}, which is not installed; to install it, run scripts/peers {name}")
     folder = str(ModelRepository(load({"model": model}).settings).folder())
-    rates: dict[str, list[float]] = {name: [] for name in (OURS, *(peer.name for peer in peers))}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (OURS, *(peer.name for peer in peers))}
     for number in range(repeats):
         console.print(f"run {number + 1} of {repeats}")
         ours = run_in_subprocess("headrace.bench.engine.peer_headrace", folder, seed, concurrency, quantization)
-        rates[OURS].append(ours["rate"])
+        runs[OURS].append(ours)
         for peer in peers:
             theirs = run_in_subprocess(peer.module, folder, seed, concurrency, *peer.arguments, python=peer.python)
             if theirs["tokens"] != ours["tokens"]:
                 raise HeadraceError(
                     f"the engines did not do the same work: {ours['tokens']} tokens, {peer.name} {theirs['tokens']}"
                 )
-            rates[peer.name].append(theirs["rate"])
-    return Comparison(rates)
+            runs[peer.name].append(theirs)
+    return Comparison(
+        {name: [run["rate"] for run in found] for name, found in runs.items()},
+        {name: [run["decode_rate"] for run in found] for name, found in runs.items() if "decode_rate" in found[0]},
+    )

@@ -15,8 +15,8 @@ from headrace.bench.harness.workload import make_mix, peer_mix
 def main(model: str, seed: int, concurrency: int, quantization: str) -> None:
     engine = load_engine_from_settings(model, quantization=quantization)
     run_mix(engine, make_mix(seed + 2, 2), concurrency)
-    tokens, rate, _ = run_mix(engine, peer_mix(seed, concurrency), concurrency)
-    print(json.dumps({"tokens": tokens, "rate": rate}))
+    mix = run_mix(engine, peer_mix(seed, concurrency), concurrency)
+    print(json.dumps({"tokens": mix.tokens, "rate": mix.rate, "decode_rate": mix.decode_rate}))
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ def profile(model: str, seed: int, concurrency: int, quantization: str | None = 
         clock.parts.clear()
         kernels.products.clear()
         begin = time.perf_counter()
-        _, rate, _ = run_mix(engine, peer_mix(seed, concurrency), concurrency)
+        rate = run_mix(engine, peer_mix(seed, concurrency), concurrency).rate
         total = time.perf_counter() - begin
     parts = dict(sorted(clock.parts.items(), key=lambda item: -item[1]))
     parts["between steps (tokenizing, driver)"] = total - sum(parts.values())

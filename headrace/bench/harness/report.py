@@ -105,6 +105,16 @@ def _milliseconds(seconds: float) -> str:
     return "-" if math.isnan(seconds) else f"{seconds * 1000:,.1f} ms"
 
 
+def decode_rate(tokens: int, seconds: float) -> float | None:
+    """Return the tokens/s of one answer while it is decoded, or None if no answer has several tokens.
+
+    Args:
+        tokens: output tokens of all answers, without the first of each.
+        seconds: from the first token of an answer to its last, of all answers.
+    """
+    return tokens / seconds if tokens else None
+
+
 @dataclass(frozen=True)
 class EngineOnlyRun:
     """Run of one side: the mix, and single requests. `waits` are their times to the first token, in seconds."""

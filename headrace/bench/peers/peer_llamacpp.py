@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from headrace.bench.harness.report import decode_rate
 from headrace.bench.harness.server import running_server
 from headrace.bench.harness.workload import WorkItem, make_mix, peer_mix
 from headrace.bench.peers.peers import peer_folder
@@ -45,16 +47,24 @@ def convert_to_gguf(folder: Path, peer: Path) -> Path:
     return target
 
 
-def answer(http: httpx.Client, item: WorkItem) -> int:
-    """Send one request and return the server's count of output tokens."""
+@dataclass(frozen=True)
+class Answer:
+    """The server's count of output tokens, and its seconds from the first of them to the last."""
+
+    tokens: int
+    decode_seconds: float
+
+
+def answer(http: httpx.Client, item: WorkItem) -> Answer:
+    """Send one request and return the server's figures."""
     body = {
         "messages": [{"role": "user", "content": item.prompt}],
         "max_tokens": item.output_tokens,
         "temperature": 0,
         "ignore_eos": True,
     }
-    response = http.post("/v1/chat/completions", json=body).raise_for_status()
-    return int(response.json()["usage"]["completion_tokens"])
+    found = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+    return Answer(int(found["usage"]["completion_tokens"]), float(found["timings"]["predicted_ms"]) / 1000)
 
 
 def server_command(folder: Path, concurrency: int, port: int) -> list[str]:
@@ -87,9 +97,11 @@ def main(folder: str, seed: int, concurrency: int) -> None:
         for item in make_mix(seed + 2, 2):
             answer(http, item)
         begin = time.perf_counter()
-        tokens = sum(clients.map(lambda item: answer(http, item), peer_mix(seed, concurrency)))
+        answers = list(clients.map(lambda item: answer(http, item), peer_mix(seed, concurrency)))
         seconds = time.perf_counter() - begin
-    print(json.dumps({"tokens": tokens, "rate": tokens / seconds}))
+    tokens = sum(each.tokens for each in answers)
+    decoding = decode_rate(tokens - len(answers), sum(each.decode_seconds for each in answers if each.tokens > 1))
+    print(json.dumps({"tokens": tokens, "rate": tokens / seconds, "decode_rate": decoding}))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from headrace.bench.engine.engine_only import run_mix
 from headrace.bench.engine.engine_throughput import OURS, Comparison
+from headrace.bench.harness.report import decode_rate
 from headrace.bench.harness.subprocess_run import run_in_subprocess
-from headrace.bench.harness.workload import SEQUENTIAL_REQUESTS, make_mix, peer_mix
+from headrace.bench.harness.workload import SEQUENTIAL_REQUESTS, WorkItem, make_mix, peer_mix
 from headrace.bench.peers.peers import find_peers
 from shared.errors import ConfigError, HeadraceError
+from shared.protocol import Message, Token
+from workers.engine.engine import Engine
+from workers.engine.interface import EngineOutput, EngineRequest
 
 
 def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -34,9 +41,51 @@ def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_ratios_are_medians_of_pairs() -> None:
-    comparison = Comparison({OURS: [100, 50, 100], "vllm": [50, 50, 80], "llamacpp": [100, 10, 50]})
-    assert comparison.as_dict()["ratios"] == {"vllm": 1.25, "llamacpp": 2.0}
-    assert comparison.table().row_count == 3
+    """Of all tokens, and of those after the first of an answer, which not every engine reports."""
+    rates = {OURS: [100, 50, 100], "vllm": [50, 50, 80], "llamacpp": [100, 10, 50]}
+    comparison = Comparison(rates, {OURS: [120, 60, 120], "llamacpp": [100, 100, 100]})
+    found = comparison.as_dict()
+    assert found["ratios"] == {"vllm": 1.25, "llamacpp": 2.0}
+    assert found["decode_ratios"] == {"llamacpp": 1.2}
+    assert comparison.table().row_count == 5
+
+
+class TimedEngine:
+    """Engine in which a step with prompts takes 9 s, and another one 0.5 s."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.tokenizer = self
+        self._added: list[EngineRequest] = []
+        self._left: dict[str, int] = {}
+
+    def encode_chat(self, messages: list[Message]) -> list[int]:
+        return [0] * len(messages)
+
+    def add(self, request: EngineRequest) -> None:
+        self._added.append(request)
+
+    def has_work(self) -> bool:
+        return bool(self._added or self._left)
+
+    def step(self) -> list[EngineOutput]:
+        self.now += 9.0 if self._added else 0.5
+        begun = {request.id: request.params.max_tokens or 0 for request in self._added}
+        step = begun or self._left
+        left = {name: count - 1 for name, count in step.items()}
+        self._left = {name: count for name, count in {**self._left, **left}.items() if count}
+        self._added = []
+        return [EngineOutput(name, (Token(0, 0, ""),), finished=not count) for name, count in left.items()]
+
+
+def test_decode_rate_leaves_out_the_time_to_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a second answer of three tokens in 1 s, and a first one of five in 11 s, beside the third prompt."""
+    engine = TimedEngine()
+    monkeypatch.setattr(time, "perf_counter", lambda: engine.now)
+    run = run_mix(cast("Engine", engine), [WorkItem("word", 1, tokens) for tokens in (5, 3, 1)], 2)
+    assert (run.tokens, run.rate, run.waits) == (9, 0.45, [9.0, 9.0, 9.0])
+    assert run.decode_rate == (4 + 2) / (11 + 1)
+    assert decode_rate(0, 0.0) is None
 
 
 def test_sequential_requests_are_the_first_of_the_mix() -> None:

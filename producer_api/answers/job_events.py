@@ -80,7 +80,7 @@ class JobFraming:
     def event(self, event: TokenEvent) -> bytes:
         frame = b""
         if event.tokens:
-            tokens = TokensData(seq=event.seq, tokens=[EventToken.of(token) for token in event.tokens])
+            tokens = TokensData(seq=event.seq, tokens=list(map(EventToken.of, event.tokens)))
             tokens.add_prompt(event.prompt)
             last = event.seq + len(event.tokens) - 1
             frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(tokens))

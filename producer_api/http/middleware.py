@@ -50,7 +50,8 @@ class RequestId:
         state["match"] = self._endpoints.match(scope["method"], _sent_path(scope))
         scope["path"] = state["match"].path  # so that no inner layer sees another spelling of the same path
         facts = state["facts"] = RequestFacts(client, time.perf_counter())
-        state["send"] = send  # the server's own, for a stream's frames: only their head passes every layer
+        # for the frames of a stream, of which only the head passes every layer; Headrace's server has set its own
+        state.setdefault("send", send)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

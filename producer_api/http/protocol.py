@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +159,7 @@ class Connection(HttpToolsProtocol):
         self._progress += 1
         super().on_headers_complete()
         self.cycle.__class__ = ClosingCycle if self.scope["http_version"] == "1.0" else LingeringCycle
+        self.scope["state"]["send"] = self.cycle.send  # for the frames of a stream
         self._cancel_timer()
         self._body = 0
 
@@ -277,13 +278,14 @@ class LingeringCycle(RequestResponseCycle):
 
     lingering = False
 
-    async def send(self, message: ASGISendEvent) -> None:
-        if message["type"] == "http.response.start" and self._body_follows(message["headers"]):
-            self.transport = _HeadHolder(self.transport)  # type: ignore[assignment]
-        ends = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if ends and self.more_body and not self.keep_alive:
+    def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
+        """Return uvicorn's own coroutine, since one around it would be made for each frame of a stream."""
+        if message["type"] == "http.response.start":
+            if self._body_follows(message["headers"]):
+                self.transport = _HeadHolder(self.transport)  # type: ignore[assignment]
+        elif self.more_body and not self.keep_alive and not message.get("more_body", False):
             self.lingering = self.keep_alive = True
-        await super().send(message)
+        return super().send(message)
 
     def _body_follows(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Return whether the response has a body whose length is known; the head of a stream must not wait."""

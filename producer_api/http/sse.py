@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from producer_api.http.open_streams import ClientGone, OpenAnswers, Stopping, disconnect, shutdown_error
 from shared.errors import HeadraceError
@@ -107,8 +107,8 @@ class EventStream(Response):
                     if not self._started:
                         _raise_refusal(event)
                         await self._start(send, frames)
-                    frame = KEEPALIVE if event is None else self._framing.event(event)
-                    await _send_frame(frames, frame)
+                    if frame := KEEPALIVE if event is None else self._framing.event(event):
+                        await frames(_part(frame))
         except HeadraceError as error:
             if not self._started:
                 raise
@@ -132,15 +132,15 @@ class EventStream(Response):
     async def _start(self, send: Send, frames: Send) -> None:
         self._started = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await _send_frame(frames, self._framing.opening())
+        if frame := self._framing.opening():
+            await frames(_part(frame))
 
     async def _end(self, send: Send, frame: bytes = b"") -> None:
         await send({"type": "http.response.body", "body": frame, "more_body": False})
 
 
-async def _send_frame(frames: Send, frame: bytes) -> None:
-    if frame:
-        await frames({"type": "http.response.body", "body": frame, "more_body": True})
+def _part(frame: bytes) -> Message:
+    return {"type": "http.response.body", "body": frame, "more_body": True}
 
 
 def _raise_refusal(event: TokenEvent | None) -> None:

@@ -165,16 +165,17 @@ class LiveFeed:
         raise TimeoutError("the connection for live messages is silent")
 
     def _handle(self, reply: Any) -> None:
-        kind = reply[0]
-        if kind == b"subscribe":
-            self._unconfirmed[reply[1]] -= 1
-            if self._unconfirmed[reply[1]] <= 0:
-                del self._unconfirmed[reply[1]]
-        channel = self._channels.get(reply[1])
-        if channel is None:
-            return
-        if kind == b"message":
+        kind, channel = reply[0], self._channels.get(reply[1])
+        if kind == b"message" and channel is not None:
             for reader in channel.readers:
                 reader.put(reply[2])
-        elif kind == b"subscribe" and reply[1] not in self._unconfirmed:
-            channel.confirm()  # otherwise it confirms a subscription that was given up since
+        elif kind == b"subscribe":
+            self._note_subscription(reply[1], channel)
+
+    def _note_subscription(self, key: bytes, channel: Channel | None) -> None:
+        """Confirm a subscription, unless it confirms one that was given up since."""
+        self._unconfirmed[key] -= 1
+        if self._unconfirmed[key] <= 0:
+            del self._unconfirmed[key]
+            if channel is not None:
+                channel.confirm()

@@ -70,11 +70,11 @@ async def follow(
             live_event = _decode(message)
             if live_event is None or live_event.seq > seen + 1:
                 behind = True
-            elif live_event.last_seq <= seen:
+            elif (last := live_event.last_seq) <= seen:
                 behind = live_event.terminal is not None  # the reader started beyond the end
             else:
                 yield live_event.after(seen)
-                seen = live_event.last_seq
+                seen = last
                 if live_event.terminal:
                     return
 

@@ -56,7 +56,8 @@ class Subscription:
             return MISSED
         return self._messages.popleft()
 
-    async def _arrival(self, silence: float | None) -> bool:
+    def _arrival(self, silence: float | None) -> asyncio.Future[bool]:
+        """Return a future that ends with True for a message, and with False after the silence."""
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         self._due = math.inf
@@ -65,15 +66,12 @@ class Subscription:
             if self._timer is None or self._timer.when() > self._due:
                 self.close()
                 self._timer = loop.call_at(self._due, self._look)
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        if self._waiter is None or self._due == math.inf:
+        if self._waiter is None or self._waiter.done() or self._due == math.inf:
             return
         if loop.time() >= self._due:
             self._wake(False)

@@ -111,3 +111,13 @@ def test_events_do_not_depend_on_where_they_are_cut(size: int) -> None:
     reader = EventReader()
     found = [data for at in range(0, len(STREAM), size) for data in reader.feed(STREAM[at : at + size])]
     assert [*found, *reader.end()] == [b'{"a":1}', b"two\nlines", b"last"]
+
+
+def test_events_that_arrive_alone_are_read_as_in_one_piece() -> None:
+    parts = [b"data: 1\n\n", b"data:  2\n\n", b"data: 3\ndata: 4\n\n", b"data: 5\r\n\n", b"data: "]
+    parts += [b"data: 6\n\n", b"data: 7\n", b"data: 8\n\n", b"\xef\xbb\xbfdata: 9\n\n", b"id: 1\n\n"]
+    parts += [b"data: 10\n\ndata: 11\n\n"]
+    alone, whole = EventReader(), EventReader()
+    found = [data for part in parts for data in alone.feed(part)]
+    assert found == whole.feed(b"".join(parts))
+    assert found[:3] == [b"1", b" 2", b"3\n4"]

@@ -47,7 +47,8 @@ async def test_an_answer_to_no_request_is_given_to_none(monkeypatch: pytest.Monk
     client = UpstreamClient(UpstreamAddress(f"http://{HOST}:{server.sockets[0].getsockname()[1]}/v1", "key"))
 
     async def ask() -> str:
-        return "".join([chunk.choices[0].text or "" async for chunk, _ in client.chunks("/completions", b"{}")])
+        found = [data async for events in client.events("/completions", b"{}") for data in events]
+        return "".join([client.parse(data).choices[0].text or "" for data in found])
 
     async with asyncio.timeout(LIMIT_S):
         assert [await ask(), await ask(), len(connections)] == [" 1", " 2", 1]

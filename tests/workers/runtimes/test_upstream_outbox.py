@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from workers.engine.interface import EngineOutput
-from workers.runtimes.upstream.outbox import MIN_NOTICE_INTERVAL_S, Outbox
+from workers.runtimes.upstream.outbox import MAX_STEP_S, Outbox
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
@@ -56,30 +56,53 @@ def outbox(loop: SteppedLoop, handed: list[list[str]]) -> Outbox:
     return made
 
 
-async def test_an_end_is_handed_over_at_once(loop: SteppedLoop, handed: list[list[str]], outbox: Outbox) -> None:
-    await outbox.put(EngineOutput("a"), 10)
-    loop.run_due()
-    await outbox.put(EngineOutput("b"), 10)
-    await outbox.put(EngineOutput("c", finished=True), 10)
-    before = loop.now
-    loop.run_due()
-    assert (loop.now, handed) == (before, [["a"], ["b", "c"]])
+def put(outbox: Outbox, run: str, *, finished: bool = False) -> None:
+    outbox.put(EngineOutput(run, finished=finished), 10)
 
 
-async def test_outputs_of_one_step_are_noticed_twice_and_no_lone_output_waits(
+def put_step(loop: SteppedLoop, outbox: Outbox, runs: str) -> float:
+    """Put an output of each run, spread over a part of a step; return when the first was put."""
+    began = loop.now
+    for run in runs:
+        put(outbox, run)
+        loop.now += MAX_STEP_S / 10
+    return began
+
+
+def test_the_outputs_of_one_step_are_handed_over_together(
     loop: SteppedLoop, handed: list[list[str]], outbox: Outbox
 ) -> None:
-    """Given chunks spread over a few milliseconds, the first is handed over at once, all others together."""
-    for step in ("a", "b"):
-        for chunk in range(5):
-            await outbox.put(EngineOutput(f"{step}{chunk}"), 10)
-            if chunk == 0:
-                before = loop.now
-                loop.run_due()
-                assert loop.now == before
-            loop.now += MIN_NOTICE_INTERVAL_S / 10
+    """Given answers that got outputs together before, they are handed over once the last of them has one again."""
+    put_step(loop, outbox, "abc")
+    loop.run_due()
+    for _ in range(2):
+        put_step(loop, outbox, "abc")
+        before = loop.now
         loop.run_due()
-        assert loop.now == pytest.approx(before + MIN_NOTICE_INTERVAL_S)
-        loop.now += 1
-    assert handed == [["a0"], ["a1", "a2", "a3", "a4"], ["b0"], ["b1", "b2", "b3", "b4"]]
+        assert loop.now == before
+    assert handed == [["a", "b", "c"]] * 3
     assert not loop.calls
+
+
+def test_a_lone_output_does_not_wait_and_others_wait_briefly(
+    loop: SteppedLoop, handed: list[list[str]], outbox: Outbox
+) -> None:
+    for _ in range(2):
+        put(outbox, "a")
+        before = loop.now
+        loop.run_due()
+        assert loop.now == before
+    began = put_step(loop, outbox, "bc")  # and none of the answer that had one before
+    loop.run_due()
+    assert loop.now == pytest.approx(began + MAX_STEP_S)
+    assert handed == [["a"], ["a"], ["b", "c"]]
+
+
+def test_a_run_that_has_ended_is_not_waited_for(loop: SteppedLoop, handed: list[list[str]], outbox: Outbox) -> None:
+    put_step(loop, outbox, "a")
+    put(outbox, "b", finished=True)
+    loop.run_due()
+    put(outbox, "a")
+    before = loop.now
+    loop.run_due()
+    assert (loop.now, handed) == (before, [["a", "b"], ["a"]])

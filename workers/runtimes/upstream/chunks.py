@@ -168,7 +168,7 @@ class ChunkReader:
         delta = choice.delta or Delta()
         text = choice.text or delta.content or delta.refusal or ""
         reasoning = delta.reasoning_content or delta.reasoning or ""
-        calls = tuple(self._call(choice.index, call) for call in delta.tool_calls or ())
+        calls = tuple([self._call(choice.index, call) for call in delta.tool_calls or ()])
         finish = finish_reason(choice.finish_reason)
         scores = choice.logprobs.each() if choice.logprobs else []
         ids = choice.token_ids or []
@@ -217,9 +217,11 @@ def finish_reason(given: str | None) -> FinishReason | None:
 
 def _spread(last: Token, ids: Sequence[int], scores: Sequence[Score]) -> list[Token]:
     """Return a token for each that the server names, the last with everything else of the chunk."""
-    size = max(len(ids), len(scores), 1)
+    if not ids and not scores:
+        return [last]
+    size = max(len(ids), len(scores))
     if size == 1 and not scores:
-        return [msgspec.structs.replace(last, id=ids[0])] if ids else [last]
+        return [msgspec.structs.replace(last, id=ids[0])]
     tokens = []
     for place in range(size):
         score = scores[place] if place < len(scores) else None

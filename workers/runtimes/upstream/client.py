@@ -1,9 +1,9 @@
-"""Exchange with an upstream server: one request, and the chunks of its answer."""
+"""Exchange with an upstream server: one request, and the events of its answer."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -49,8 +49,8 @@ class UpstreamClient:
     def __init__(self, address: UpstreamAddress) -> None:
         self.address = address
 
-    async def chunks(self, route: str, body: bytes) -> AsyncGenerator[tuple[Chunk, int], None]:
-        """Send a request and yield each chunk of the answer, and its size in bytes.
+    async def events(self, route: str, body: bytes) -> AsyncGenerator[list[bytes], None]:
+        """Send a request and yield the data of the answer's events until [DONE], together what arrives together.
 
         Closing the iterator closes the connection, which cancels the request. Raises a HeadraceError if the server
         refuses the request; Busy or Broken if another attempt may succeed.
@@ -60,15 +60,27 @@ class UpstreamClient:
             response = await self._request("POST", route, data=body, headers=headers)
             try:
                 await self._check(response)
-                async for data in _events(response):
-                    chunk = parse(data)
-                    if chunk.text:
-                        raise failure_in_answer(chunk, self.address.key)
-                    yield chunk, len(data)
+                reader, parts, ended = EventReader(), response.content, False
+                while not ended:
+                    part = await parts.readany()
+                    found = reader.feed(part) if part else reader.end()
+                    ended = not part or DONE in found
+                    if DONE in found:
+                        del found[found.index(DONE) :]
+                    if found:
+                        yield found
+                await _drain(parts)
             finally:
                 response.close()  # a response that has ended has returned its connection already
         except (aiohttp.ClientError, OSError) as error:
             raise Broken(f"the connection to the upstream server failed ({type(error).__name__})") from None
+
+    def parse(self, data: bytes) -> Chunk:
+        """Parse an event. Raises Broken if it is malformed, and as `events` does if it contains an error."""
+        chunk = parse(data)
+        if chunk.text:
+            raise failure_in_answer(chunk, self.address.key)
+        return chunk
 
     async def status(self, route: str) -> int:
         """Return the HTTP status of a GET. Raises aiohttp.ClientError or OSError."""
@@ -121,20 +133,6 @@ class UpstreamClient:
             if body.text:
                 raise failure_in_answer(body, self.address.key)
             raise Broken("the upstream server sent an answer that is no stream of events")
-
-
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the data of each event until [DONE] or the end."""
-    reader, parts = EventReader(), response.content
-    ended = False
-    while not ended:
-        part = await parts.readany()
-        ended = not part
-        for data in reader.end() if ended else reader.feed(part):
-            if data == DONE:
-                await _drain(parts)
-                return
-            yield data
 
 
 async def _drain(parts: aiohttp.StreamReader) -> None:

@@ -58,7 +58,7 @@ class UpstreamEngine:
         attempts = Attempts(
             settings.upstream_resume, settings.max_attempts, settings.log_tokens, settings.upstream_timeout
         )
-        self._service = Service(self._client, self._health, attempts, self._outbox.put)
+        self._service = Service(self._client, self._health, attempts, self._outbox)
         self._seats = Seats(self._max_num_seqs)
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name="upstream", daemon=True)

@@ -19,6 +19,9 @@ class EventReader:
 
     def feed(self, part: bytes) -> list[bytes]:
         """Return the data of the events that `part` completes. Raises Broken for an oversized event."""
+        if self._is_one_event(part):
+            self._begun = True
+            return [part[6:-2]]
         self._rest += part
         found = []
         if b"\n" in part:
@@ -37,6 +40,17 @@ class EventReader:
     def end(self) -> list[bytes]:
         """Return the data of a last event that lacks its blank line."""
         return self.feed(b"\n\n")
+
+    def _is_one_event(self, part: bytes) -> bool:
+        """Return whether `part` is an event in the usual form, as nearly all parts are; others take longer."""
+        return (
+            part.startswith(b"data: ")
+            and part.find(b"\n") == len(part) - 2
+            and part.endswith(b"\n\n")
+            and b"\r" not in part
+            and not self._rest
+            and not self._data
+        )
 
     def _line(self, line: bytes) -> bytes | None:
         if line.startswith(b"data:"):

@@ -9,17 +9,19 @@ from collections.abc import Callable
 from workers.engine.interface import EngineOutput
 
 MAX_BUFFERED_BYTES = 4 * 2**20  # of the chunks; a reader waits while there are more, so that the server waits too
-MIN_NOTICE_INTERVAL_S = 0.005  # a server sends the chunks of one step of its engine spread over some milliseconds
+MAX_STEP_S = 0.005  # for which the first chunk of a step of the server's engine waits for the others
 
 
 class Outbox:
     """Outputs in order. The loop's tasks put, another thread takes.
 
+    A server sends the chunks of one step of its engine spread over some milliseconds, one to each answer. They are
+    handed over together, since each time wakes the worker's threads, Redis and the API.
+
     Args:
         loop: runs the tasks that put.
-        on_output: called in the loop's thread after the buffer was empty and got an output: soon, but at most once
-            in MIN_NOTICE_INTERVAL_S, unless a run ends. So the outputs that follow the first of a step are written
-            together, and a seat becomes free at once.
+        on_output: called in the loop's thread when outputs are to be taken: once each run that had outputs at the
+            last time, and has not ended, has one again, but at most MAX_STEP_S after the first.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_output: Callable[[], None]) -> None:
@@ -30,42 +32,56 @@ class Outbox:
         self._bytes = 0
         self._room = asyncio.Event()
         self._room.set()
-        self._next_notice = loop.time()
-        self._notice: asyncio.Handle | None = None  # that is due
+        self._awaited: set[str] = set()  # runs with outputs at the last time, and none since
+        self._notice: asyncio.Handle | None = None
+        self._due = 0.0  # the time of the notice
 
     @property
     def has_outputs(self) -> bool:
         return bool(self._outputs)
 
-    async def put(self, output: EngineOutput, size: int) -> None:
-        """Add an output that a chunk of `size` bytes gave, once there is room."""
+    @property
+    def is_full(self) -> bool:
+        return self._bytes >= MAX_BUFFERED_BYTES
+
+    async def room(self) -> None:
+        """Wait until the outputs have been taken, if the buffer is full."""
         while not self._room.is_set():
             await self._room.wait()
+
+    def put(self, output: EngineOutput, size: int) -> None:
+        """Add an output that a chunk of `size` bytes gave."""
         with self._lock:
             first = not self._outputs
             self._outputs.append(output)
             self._bytes += size
-            if self._bytes >= MAX_BUFFERED_BYTES:
+            if self.is_full:
                 self._room.clear()
-        if output.finished:
+            self._awaited.discard(output.job_id)
+            complete = not self._awaited
+        if complete:
             self._notify_at(self._loop.time())
         elif first:
-            self._notify_at(self._next_notice)
+            self._notify_at(self._loop.time() + MAX_STEP_S)
 
     def take(self) -> list[EngineOutput]:
         """Return all outputs, in order."""
         with self._lock:
             outputs, self._outputs = self._outputs, []
-            was_full, self._bytes = self._bytes >= MAX_BUFFERED_BYTES, 0
+            was_full, self._bytes = self.is_full, 0
+            self._awaited = {output.job_id for output in outputs if not output.finished}
         if was_full:
             self._loop.call_soon_threadsafe(self._room.set)
         return outputs
 
     def _notify_at(self, time: float) -> None:
         if self._notice is not None:
+            if self._due <= time:
+                return
             self._notice.cancel()
+        self._due = time
         self._notice = self._loop.call_at(time, self._notify)
 
     def _notify(self) -> None:
-        self._notice, self._next_notice = None, self._loop.time() + MIN_NOTICE_INTERVAL_S
+        self._notice = None
         self._on_output()

@@ -63,22 +63,23 @@ class Progress:
 
     def __init__(self, n: int, logged: Iterable[Token]) -> None:
         self.choices = [Written() for _ in range(n)]
+        self.entries = 0
+        self._unfinished = n
         self.add(logged)
 
     def add(self, tokens: Iterable[Token]) -> None:
         for token in tokens:
-            self.choices[token.choice].add(token)
-
-    @property
-    def entries(self) -> int:
-        return sum(choice.entries for choice in self.choices)
+            choice = self.choices[token.choice]
+            self.entries += 1
+            self._unfinished -= token.finish_reason is not None and not choice.finished
+            choice.add(token)
 
     @property
     def begun(self) -> bool:
         return self.entries > 0
 
     def is_complete(self) -> bool:
-        return all(choice.finished for choice in self.choices)
+        return self._unfinished == 0
 
 
 class Repetition:

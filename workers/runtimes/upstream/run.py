@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from workers.runtimes.upstream.chunks import UNKNOWN_ID, Chunk, ChunkReader
 from workers.runtimes.upstream.client import UpstreamClient
 from workers.runtimes.upstream.failures import Broken, Busy
 from workers.runtimes.upstream.health import Health
+from workers.runtimes.upstream.outbox import Outbox
 from workers.runtimes.upstream.progress import Progress, Repetition
 from workers.runtimes.upstream.silence_limit import SilenceLimit
 
@@ -31,8 +32,6 @@ MAX_BUSY_ANSWERS = 8  # in a row
 AFTER_END_S = 5.0  # for the counts and the end of an answer whose choices have all ended
 
 log = structlog.get_logger(__name__)
-
-Emit = Callable[[EngineOutput, int], Awaitable[None]]  # an output, and the size of its chunk in bytes
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,12 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Service:
-    """Parts shared by all runs. `emit` gets each output."""
+    """Parts shared by all runs."""
 
     client: UpstreamClient
     health: Health
     attempts: Attempts
-    emit: Emit
+    outbox: Outbox
 
 
 class Run:
@@ -74,7 +73,7 @@ class Run:
         self._client = service.client
         self._health = service.health
         self._attempts = service.attempts
-        self._emit = service.emit
+        self._outbox = service.outbox
         self._progress = Progress(self.params.n, request.source.logged)
         self._has_prompt = self._progress.begun  # it accompanies the first token
         self._usage: Usage | None = None
@@ -87,7 +86,7 @@ class Run:
                 await self._complete()
         except HeadraceError as failure:
             error = failure
-        await self._emit(EngineOutput(self.id, finished=True, error=error, usage=self._usage), 0)
+        self._outbox.put(EngineOutput(self.id, finished=True, error=error, usage=self._usage), 0)
 
     async def _complete(self) -> None:
         """Make attempts until the answer is complete. Raises the HeadraceError that ends it."""
@@ -129,7 +128,7 @@ class Run:
         continues = begun and self._attempts.resume == "continue" and self._writer.can_continue(self._progress)
         written = self._progress.choices[0]
         if continues and self.params.max_tokens is not None and written.entries >= self.params.max_tokens:
-            await self._add([Token(0, UNKNOWN_ID, "", FinishReason.LENGTH)], 0)
+            self._add([Token(0, UNKNOWN_ID, "", FinishReason.LENGTH)], 0)
             return
         body = self._writer.rest(written) if continues else self._writer.whole()
         repetition = Repetition(self._progress) if begun and not continues else None
@@ -137,36 +136,39 @@ class Run:
         self._usage = None  # an earlier attempt may have sent the counts of its part
         reader = ChunkReader(self.params.n, include_reasoning=self.params.include_reasoning)
         async with (
-            aclosing(self._client.chunks(self._writer.route, body)) as chunks,
+            aclosing(self._client.events(self._writer.route, body)) as events,
             SilenceLimit(self._attempts.silence) as limit,
         ):
-            while (found := await limit.await_part(chunks)) is not None:
-                chunk, size = found
-                if await self._add_chunk(chunk, size, reader, repetition):
-                    limit.extend(AFTER_END_S if self._progress.is_complete() else self._attempts.silence)
-                if chunk.usage is not None:
-                    self._usage = _total(chunk.usage.usage(), earlier)
-                if self._progress.entries >= self._attempts.log_tokens:
-                    await self._cut_off()
-                    return
+            while (found := await limit.await_part(events)) is not None:
+                for data in found:
+                    chunk = self._client.parse(data)
+                    if self._add_chunk(chunk, len(data), reader, repetition):
+                        limit.extend(AFTER_END_S if self._progress.is_complete() else self._attempts.silence)
+                    if chunk.usage is not None:
+                        self._usage = _total(chunk.usage.usage(), earlier)
+                    if self._progress.entries >= self._attempts.log_tokens:
+                        self._cut_off()
+                        return
+                if self._outbox.is_full:
+                    await self._outbox.room()
         if not self._progress.is_complete():
             raise Broken("the upstream server's answer ended without a finish reason")
 
-    async def _add_chunk(self, chunk: Chunk, size: int, reader: ChunkReader, repetition: Repetition | None) -> bool:
+    def _add_chunk(self, chunk: Chunk, size: int, reader: ChunkReader, repetition: Repetition | None) -> bool:
         """Emit what a chunk adds to the answer. Return whether it has a part of the answer, not only a role."""
         tokens = found = [token for choice in chunk.choices for token in reader.tokens(choice)]
         if repetition is not None:
             tokens = repetition.new(tokens)
         if tokens:
-            await self._add(tokens, size, chunk.prompt_ids)
+            self._add(tokens, size, () if self._has_prompt else chunk.prompt_ids)
         return bool(found)
 
-    async def _add(self, tokens: list[Token], size: int, prompt_ids: list[int] | None = None) -> None:
+    def _add(self, tokens: list[Token], size: int, prompt_ids: Sequence[int] = ()) -> None:
         self._progress.add(tokens)
-        output = EngineOutput(self.id, tuple(tokens), prompt=self._first_prompt(prompt_ids or []))
-        await self._emit(output, size)
+        output = EngineOutput(self.id, tuple(tokens), prompt=self._first_prompt(prompt_ids))
+        self._outbox.put(output, size)
 
-    def _first_prompt(self, ids: list[int]) -> tuple[Token, ...]:
+    def _first_prompt(self, ids: Sequence[int]) -> tuple[Token, ...]:
         """Return the prompt with the first tokens, if the request asks for it."""
         if self._has_prompt:
             return ()
@@ -181,10 +183,10 @@ class Run:
             return (*(Token(0, each, "") for each in ids[:-1]), Token(0, ids[-1], text))
         return (Token(0, UNKNOWN_ID, text),) if text else ()
 
-    async def _cut_off(self) -> None:
+    def _cut_off(self) -> None:
         """End the choices that are left: the log of the answer is full."""
         left = [index for index, choice in enumerate(self._progress.choices) if not choice.finished]
-        await self._add([Token(index, UNKNOWN_ID, "", FinishReason.LENGTH) for index in left], 0)
+        self._add([Token(index, UNKNOWN_ID, "", FinishReason.LENGTH) for index in left], 0)
 
 
 def _total(found: Usage, earlier: int) -> Usage:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from workers.runtimes.upstream.chunks import Chunk
 from workers.runtimes.upstream.failures import Broken
 
 
@@ -44,11 +43,13 @@ class SilenceLimit:
             self._timer.cancel()
             self._timer = self._loop.call_at(self._due, self._look)
 
-    async def await_part(self, chunks: AsyncIterator[tuple[Chunk, int]]) -> tuple[Chunk, int] | None:
-        """Return the next chunk and its size, None at the end. Raises Broken if the limit is reached first."""
+    async def await_part(self, events: AsyncIterator[list[bytes]]) -> list[bytes] | None:
+        """Return the next events, None at the end. Raises Broken if the limit is reached first."""
         self._waiting = True
         try:
-            return await anext(chunks, None)
+            return await anext(events)
+        except StopAsyncIteration:
+            return None
         except asyncio.CancelledError:
             if self._expired and self._task.uncancel() <= self._cancelling:
                 raise Broken(f"the upstream server was silent for {self._seconds:g} s") from None

@@ -62,7 +62,7 @@ class Verdict:
 def checked(value: Any, source: str) -> Recording:
     """Return a value from a file or a server, if it is a recording. Raises InvalidRequest that names the source."""
     valid = isinstance(value, dict) and _has(value, FIELDS) and _all(int, value["prompt_token_ids"])
-    if not (valid and all(_is_choice(choice) for choice in value["choices"])):
+    if not (valid and all(_is_choice(choice) for choice in value["choices"]) and _are_distinct(value["choices"])):
         raise InvalidRequest(f"{source} must hold a recording, as `headrace verify --save` writes it")
     recording: Recording = value
     return recording
@@ -88,6 +88,10 @@ def _is_choice(value: Any) -> bool:
         return False
     ids, texts = value["token_ids"], value["texts"]
     return len(ids) == len(texts) and _all(int, ids) and _all(str, texts)
+
+
+def _are_distinct(choices: list[dict[str, Any]]) -> bool:
+    return len({choice["index"] for choice in choices}) == len(choices)
 
 
 def _first_difference(logged: Recording, computed: Recording) -> Difference | None:

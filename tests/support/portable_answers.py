@@ -18,6 +18,7 @@ from workers.engine.kernels import select
 from workers.engine.kernels.build import load_library
 from workers.engine.sampling.watermark import GreenListMark, GumbelMark
 
+ADAPTERS = "adapters"
 PROMPT = tuple(b"a river runs to the mill, and the mill ")
 COMMON = SamplingParams(temperature=1.0, seed=4, max_tokens=24, logprobs=5, ignore_eos=True)
 KINDS: dict[str, dict[str, Any]] = {
@@ -31,10 +32,18 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def answers(folder: Path, **settings: Any) -> list[str]:
-    """Return all that an engine answers, with the bits of its log-probabilities, and its fingerprint."""
-    engine = load(folder, device="cpu", **settings)
+    """Return all that an engine answers, with the bits of its log-probabilities, and its fingerprint.
+
+    A folder may have LoRA adapters in its folder ADAPTERS.
+    """
+    adapters = folder / ADAPTERS
+    lora = {"lora_dir": adapters} if adapters.is_dir() else {}
+    engine = load(folder, device="cpu", **lora, **settings)
     for name, given in KINDS.items():
         engine.add(EngineRequest(name, PROMPT, msgspec.structs.replace(COMMON, **given)))
+    if engine.adapters is not None:
+        for path in adapters.iterdir():
+            engine.add(EngineRequest(path.name, PROMPT, COMMON, adapter=engine.adapters.load(path.name)))
     found = [engine.fingerprint]
     while engine.has_work():
         for output in engine.step():

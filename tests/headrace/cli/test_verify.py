@@ -163,6 +163,7 @@ async def test_every_id_of_an_answer_names_its_job(
         {"choices": [{"index": 0, "token_ids": ["\x1b[2J"], "texts": ["x"]}]},
         {"choices": [{"index": 0, "token_ids": [1], "texts": [None]}]},
         {"choices": {}},
+        {"choices": [{"index": 0, "token_ids": [], "texts": []}] * 2},
         {"prompt_token_ids": [[]]},
         {"computation": None},
         None,

@@ -240,7 +240,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read one of a model's JSON files. Raises ConfigError if it does not hold an object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold a JSON object")

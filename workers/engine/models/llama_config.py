@@ -20,10 +20,10 @@ _DEFAULT_WINDOW_TOKENS, _DEFAULT_FIRST_WINDOW = 4096, 28
 MAX_INTEGER, MAX_NUMBER = 2**31 - 1, 1e30
 # parameters that a kind of scaling of rotary embeddings needs ("factor" for others); those that are numbers
 _NEEDED = {"default": (), "factors": ("factors",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
-_ROPE_NUMBERS = (
+_ROPE_NUMBERS = {
     *("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "attention_factor"),
-    *("beta_fast", "beta_slow"),
-)
+    *("beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+}
 
 
 @dataclass(frozen=True)
@@ -207,19 +207,21 @@ def read_rope(raw: dict[str, Any]) -> RopeConfig:
         raise ConfigError("config.json: partial rotary embeddings are not supported")
     length = "original_max_position_embeddings"
     scaling[length] = raw.get(length) or scaling.get(length) or read_integer(raw, "max_position_embeddings")
-    _check_scaling(kind, scaling)
+    _normalize_scaling(kind, scaling)
     return RopeConfig(theta, kind, scaling)
 
 
-def _check_scaling(kind: str, scaling: dict[str, Any]) -> None:
-    """Raise ConfigError for parameters that are missing or that are not numbers."""
-    for name in _NEEDED.get(kind, ("factor",)):
+def _normalize_scaling(kind: str, scaling: dict[str, Any]) -> None:
+    """Make numbers floats, and remove optional ones that are 0 or null. Raises ConfigError for other values."""
+    needed = _NEEDED.get(kind, ("factor",))
+    for name in needed:
         if scaling.get(name) is None:
             raise ConfigError(f"config.json: rope type {kind} needs {name}")
-    for name in _ROPE_NUMBERS:
-        read_number(scaling, name, 1.0)
-    for name in ("mscale", "mscale_all_dim"):
-        read_number({name: scaling.get(name) or None}, name, 1.0)
+    for name in sorted(_ROPE_NUMBERS & scaling.keys()):
+        if scaling[name] or name in needed:
+            scaling[name] = read_number(scaling, name, 1.0)
+        else:
+            del scaling[name]
     if kind == "llama3" and scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
         raise ConfigError("config.json: high_freq_factor must be above low_freq_factor")
 

@@ -263,7 +263,7 @@ def _load(folder: Path) -> tuple[Any, RustTokenizer]:
     """Return transformers' tokenizer of a folder, and the fast one in it. Raises ConfigError."""
     try:
         found = AutoTokenizer.from_pretrained(folder, config=_config(folder), **SAFE_LOADING)
-    except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # tokenizers raises Exception itself for a malformed file
         raise ConfigError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
     fast: RustTokenizer | None = getattr(found, "backend_tokenizer", None)
     if fast is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from shared.protocol import SamplingParams
+from tests.support.adapters import save_adapter
+from tests.support.gguf_files import SHAPE, random_model
 from tests.support.paged_steps import make_step
-from tests.support.portable_answers import all_answers
+from tests.support.portable_answers import ADAPTERS, all_answers
 from tests.support.sequences import make_sequence
+from tests.support.stored_checkpoints import gptq, save_stored
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.kernels import Activation, HeadLayout
@@ -115,10 +120,18 @@ def test_draws_and_probabilities_are_the_same(both: tuple[CppKernels, CppKernels
     assert all(torch.equal(one, two) for one, two in zip(native, other, strict=True))
 
 
-def test_answers_have_the_same_bits(checkpoints: Callable[[str], Path], other_flags: tuple[str, ...]) -> None:
+def test_answers_have_the_same_bits(
+    checkpoints: Callable[[str], Path], other_flags: tuple[str, ...], tmp_path: Path
+) -> None:
     """Given a process whose kernels and whose torch have vectors of another width, tokens, log-probabilities and
-    fingerprints are equal, to the last bit."""
-    folders = [checkpoints(name) for name in ("llama", "qwen3", "gemma2", "qwen3-moe", "gpt-oss")]
+    fingerprints are equal, to the last bit: with adapters and packed weights too."""
+    adapted = Path(shutil.copytree(checkpoints("llama"), tmp_path / "adapted"))
+    save_adapter(adapted / ADAPTERS / "a", adapted)
+    folders = [adapted, *(checkpoints(name) for name in ("qwen3", "gemma2", "qwen3-moe", "gpt-oss"))]
+    for bits in (4, 8):
+        stored = {"quant_method": "gptq", "bits": bits, "group_size": 32}
+        model = random_model(LlamaConfig(**SHAPE))
+        folders.append(save_stored(tmp_path / f"gptq-{bits}", model, gptq(bits, 32, scattered=True), stored))
     width = "avx2" if other_flags[0].startswith("-march") else "default"
     made = subprocess.run(
         [sys.executable, "-m", "tests.support.portable_answers", " ".join(other_flags), *map(str, folders)],

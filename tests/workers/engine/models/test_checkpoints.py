@@ -51,6 +51,10 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"rope_parameters": [1]}, r"rope_parameters must be an object, got \[1\]"),
         ({"rope_parameters": {"rope_theta": "far"}}, "rope_theta must be a positive number, got 'far'"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor must be a positive number, got 0"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 10**40}},
+            "factor must be a positive number, got 1000",
+        ),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "rope type llama3 needs low_freq_factor"),
         ({"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "high_freq_factor must be above"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a positive number, got 'small'"),
@@ -142,9 +146,15 @@ def test_malformed_files_are_refused(copy: Path) -> None:
         (copy / "tokenizer_config.json").write_text(broken)
         with pytest.raises(ConfigError, match="tokenizer"):
             load(copy)
-    (copy / "config.json").write_text("{broken")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load(copy)
+    tokenizer = (copy / "tokenizer.json").read_text()
+    for broken in (tokenizer[:-9], tokenizer.replace('"BPE"', "3"), "[" * 100_000):
+        (copy / "tokenizer.json").write_text(broken)
+        with pytest.raises(ConfigError, match=r"the tokenizer in .* cannot be loaded"):
+            load(copy)
+    for broken in ("{broken", "[" * 100_000):
+        (copy / "config.json").write_text(broken)
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(copy)
     with pytest.raises(ConfigError, match="not a folder"):
         load(copy / "nowhere")
 

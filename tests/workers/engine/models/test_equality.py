@@ -15,7 +15,14 @@ from workers.engine.interface import EngineRequest
 
 MAX_TOKENS = 24
 EOS = SHAPE["eos_token_id"]
-VARIED = ("gemma2", "gemma3", "mixtral", "qwen3-moe", "gpt-oss")  # with windows, soft caps, experts or sinks
+VARIED = (
+    "mistral",
+    "gemma2",
+    "gemma3",
+    "mixtral",
+    "qwen3-moe",
+    "gpt-oss",
+)  # with windows, soft caps, experts or sinks
 
 
 @pytest.fixture(scope="module")

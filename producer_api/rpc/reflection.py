@@ -7,6 +7,7 @@ the same servicer. Clients ask v1 first; many fall back to v1alpha, some do not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import grpc
 from google.protobuf import descriptor_pb2, text_format
@@ -37,8 +38,9 @@ def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
 
+@cache
 def _descriptions() -> DescriptorPool:
-    """Return a pool of its own: in the default one, names may clash with those of a client in the same process."""
+    """Return a pool for all servers of the process; in the default one, names may clash with those of a client."""
     pool, added = DescriptorPool(), set[str]()
     for module in DESCRIBED:
         _add(pool, added, module.DESCRIPTOR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from random import SystemRandom
+from secrets import randbelow
 from typing import Any
 
 PORTS = range(12_000, 22_768)  # no system uses these, or these + 10,000 (a cluster's bus), as ephemeral ports
@@ -63,7 +63,8 @@ def free_ports(host: str, count: int) -> list[int]:
         OSError: fewer ports are free, or `host` is not an address of this machine.
     """
     found: list[int] = []
-    for port in SystemRandom().sample(PORTS, len(PORTS)):
+    start = randbelow(len(PORTS))  # processes that look at the same time seldom meet
+    for port in (*PORTS[start:], *PORTS[:start]):
         try:
             _check_unbound(host, port)
         except OSError as error:

@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from headrace.client import HeadraceClient
 from shared.errors import InvalidApiKey, Unauthenticated
 from tests.support.launched_server import Launched, new_key
+from tests.support.typer_internals import CliRunner
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from shared.runtime.sockets import free_port
 from tests.support.launched_server import Launched
 from tests.support.onnx_models import place, scaled_sum
+from tests.support.typer_internals import CliRunner
 from tests.support.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,6 @@ import httpx
 import openai
 import psutil
 import pytest
-from typer.testing import CliRunner
 
 from headrace.batch.kafka_reader import TopicReader
 from headrace.cli.main import app
@@ -29,6 +28,7 @@ from tests.support.batch_client import BatchClient, line
 from tests.support.followed_job import follow, scripted_tokens
 from tests.support.kafka_mock import address, make_topics
 from tests.support.launched_server import OTHER_PYTHON, Launched
+from tests.support.typer_internals import CliRunner
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,6 @@ import pytest
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from rich.console import Console
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from headrace.docs_gen.settings import render
@@ -20,6 +19,7 @@ from headrace.launcher.supervisor import Child
 from headrace.launcher.up import Up
 from shared.errors import ConfigError
 from shared.settings import Settings, load, to_environment
+from tests.support.typer_internals import CliRunner
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from shared.errors import ConfigError
 from tests.support.cluster import Cluster
+from tests.support.typer_internals import CliRunner
 from tests.support.waiting import LIMIT_S
 
 

@@ -11,11 +11,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import yaml
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "headrace"
@@ -57,7 +60,7 @@ class ChartError(Exception):
 
 
 def default_values() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    values: dict[str, Any] = yaml.load((CHART / "values.yaml").read_bytes(), yaml.CSafeLoader)
     return values
 
 
@@ -76,20 +79,34 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def check_values(values: dict[str, Any]) -> None:
     """Check values against the chart's schema. Raises ChartError."""
+    from jsonschema.exceptions import best_match  # the process that renders needs none
+
+    if error := best_match(_validator().iter_errors(values)):
+        raise ChartError(f"{error.json_path}: {error.message}")
+
+
+@cache
+def _validator() -> Validator:
+    from jsonschema.validators import validator_for
+
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    try:
-        jsonschema.validate(values, schema)
-    except jsonschema.ValidationError as error:
-        raise ChartError(f"{error.json_path}: {error.message}") from None
+    kind = validator_for(schema)
+    kind.check_schema(schema)
+    return kind(schema)
 
 
 def render(over: dict[str, Any] | None = None) -> dict[str, str]:
     """Return the text of each template for the default values changed by `over`. Raises ChartError."""
     values = merged(default_values(), over or {})
     check_values(values)
+    return _rendered(json.dumps(values))
+
+
+@cache
+def _rendered(values: str) -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.helm_chart"],
-        input=json.dumps(values),
+        input=values,
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -104,7 +121,7 @@ def render(over: dict[str, Any] | None = None) -> dict[str, str]:
 def objects(over: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Return the Kubernetes objects that the chart renders to."""
     texts = [text for name, text in render(over).items() if name.endswith(".yaml")]
-    return [each for text in texts for each in yaml.safe_load_all(text) if each]
+    return [each for text in texts for each in yaml.load_all(text, yaml.CSafeLoader) if each]
 
 
 def _with_definitions(text: str, definitions: str) -> str:
@@ -117,7 +134,7 @@ def _with_definitions(text: str, definitions: str) -> str:
 def _render_all(values: dict[str, Any]) -> dict[str, str]:
     import go_template
 
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    chart = yaml.load((CHART / "Chart.yaml").read_bytes(), yaml.CSafeLoader)
     root = {
         "Values": values,
         "Release": RELEASE,

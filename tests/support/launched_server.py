@@ -15,10 +15,10 @@ from pathlib import Path
 
 import httpx
 import psutil
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from headrace.launcher.up import claim_port
+from tests.support.typer_internals import CliRunner
 from tests.support.waiting import LIMIT_S
 
 LEASE_S = 3  # the default, so that a worker that shares the cores does not lose its leases

@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from headrace.bench.harness.report import Spread
 from headrace.bench.routing import comparison, sessions, simulated_engine
@@ -25,6 +24,7 @@ from headrace.cli.bench import server
 from headrace.cli.main import app
 from shared.protocol import Message, SamplingParams
 from shared.settings import Settings
+from tests.support.typer_internals import CliRunner
 from tests.support.worker_harness import wait_until
 from workers.engine.interface import EngineRequest
 

@@ -8,13 +8,13 @@ import json
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
 from headrace.bench.gateway.serve import measure
 from headrace.bench.harness.load import Load
 from headrace.cli.bench import app
 from shared.errors import ConfigError, HeadraceError
 from tests.support.fake_openai_server import FakeServer, answer, sending, work
+from tests.support.typer_internals import CliRunner, Result
 from tests.support.waiting import LIMIT_S
 
 

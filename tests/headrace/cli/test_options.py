@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli import options
 from headrace.cli.main import app, main
 from headrace.client import HeadraceClient
 from headrace.client.stream_readers import JobEvent
 from shared.errors import ConfigError, HeadraceError
+from tests.support.typer_internals import CliRunner
 
 COMMANDS = [("submit", "-"), ("kafka", "submit", "-", "--model", "m", "--bootstrap", "localhost:9")]
 

@@ -8,12 +8,12 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from headrace.cli.options import print_json
 from headrace.sim.step_times import SMOLLM2, StepTimes
 from shared.errors import ConfigError, HeadraceError
+from tests.support.typer_internals import CliRunner
 
 
 def run(*options: str) -> str:

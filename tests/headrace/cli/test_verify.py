@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 from structlog.testing import capture_logs
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from producer_api.app import create_app
@@ -21,6 +20,7 @@ from shared.settings import Settings
 from tests.support.api_server import calling, serving
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 from tests.support.engine_driver import load
+from tests.support.typer_internals import CliRunner
 from tests.support.worker_harness import GatedEngine, Harness
 from workers.engine.engine import Engine
 from workers.engine.sampling.watermark import GreenListMark

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from shared.errors import ConfigError
 from tests.support.checkpoints import CONFIGS, save_checkpoint
+from tests.support.typer_internals import CliRunner
 from workers.engine.sampling.watermark import green_list
 from workers.engine.text.tokenizer import Tokenizer
 

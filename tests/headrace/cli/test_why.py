@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from headrace.cli.why import bar, parts_of
 from shared.errors import HeadraceError
+from tests.support.typer_internals import CliRunner
 
 QUEUED = {"name": "queued", "start": 10.0, "end": 12.0, "worker": None, "preempted": 0.0}
 DECODE = {"name": "decode", "start": 12.0, "end": 20.0, "worker": "w1", "preempted": 2.0}

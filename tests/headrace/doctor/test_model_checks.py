@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from headrace.doctor.finding import Finding
@@ -14,6 +13,7 @@ from headrace.doctor.model_checks import check_models
 from shared.backend import Backend
 from shared.models.worker_registry import ModelInfo, WorkerInfo
 from shared.redis.embedded import EmbeddedServer
+from tests.support.typer_internals import CliRunner
 
 
 def worker(name: str = "a", **fields: Any) -> WorkerInfo:

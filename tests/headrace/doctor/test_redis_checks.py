@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from headrace.doctor.finding import Finding
@@ -16,6 +15,7 @@ from headrace.doctor.redis_checks import _version, examine_redis
 from headrace.doctor.redis_sizing import MEASURED
 from shared.runtime.sockets import free_port
 from tests.support.redis_servers import HOST, Node, running, settings_for
+from tests.support.typer_internals import CliRunner
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import time
 
 import pytest
 from sqlalchemy import select, update
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from shared.accounts.tables import usage
@@ -22,6 +21,7 @@ from tests.support.api_server import chat
 from tests.support.fakes import MODEL
 from tests.support.metered import Metered, changed, metered
 from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
+from tests.support.typer_internals import CliRunner
 from tests.support.waiting import LIMIT_S
 
 JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import httpx
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
 from headrace import AsyncHeadraceClient
 from headrace.cli.main import app
@@ -19,6 +18,7 @@ from shared.errors import ConfigError, NotFound, RequestAbandoned
 from shared.protocol import ErrorInfo
 from tests.support.fakes import MODEL, make_request
 from tests.support.scripted_worker import ScriptedWorker
+from tests.support.typer_internals import CliRunner
 
 REASON = ErrorInfo.from_error(RequestAbandoned("it lost 3 workers"))
 

@@ -7,7 +7,6 @@ import asyncio
 import httpx
 import pytest
 from fastapi import FastAPI
-from typer.testing import CliRunner
 
 from headrace.cli.main import app as command_line
 from producer_api.app import create_app
@@ -19,6 +18,7 @@ from shared.settings import Settings
 from tests.support.api_server import administering, calling
 from tests.support.fakes import MODEL
 from tests.support.scripted_worker import ScriptedWorker
+from tests.support.typer_internals import CliRunner
 
 
 async def readiness(settings: Settings, backend: Backend) -> tuple[int, str | None]:

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from typer.testing import CliRunner
 
 from headrace.cli.main import app as command_line
 from producer_api.server import AdminServer, bind
@@ -25,6 +24,7 @@ from shared.settings import Settings
 from tests.support.api_server import administering
 from tests.support.fakes import MODEL
 from tests.support.tensor_worker import TensorWorker, models
+from tests.support.typer_internals import CliRunner
 
 Run = Callable[..., Awaitable[str]]
 ALIAS = {"branches": [{"model": MODEL}]}

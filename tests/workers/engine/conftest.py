@@ -31,6 +31,17 @@ def llama(checkpoints: Callable[[str], Path]) -> Path:
     return checkpoints("llama")
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Cache that has only the kernels, and in which a short text calibrates models."""
+    monkeypatch.setattr("workers.engine.calibration.load.MAX_TOKENS", 1024)  # not in the user's cache
+    built = EngineConfig(Path()).cache_dir
+    assert built is not None
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "kernels").symlink_to(built / "kernels")
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def embedder(minilm: Path) -> EncoderEngine:
     """The real embedding model, with steps of at most 64 tokens."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from typer.testing import CliRunner
 
 from headrace.cli.main import app
 from shared.backend import Backend
 from shared.models.drain_orders import DrainOrder, DrainOrders
 from shared.settings import Settings
 from tests.support.fakes import answer, make_request, submit
+from tests.support.typer_internals import CliRunner
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import (
     GatedEngine,

@@ -16,7 +16,6 @@ from io import StringIO
 import pytest
 from click.testing import Result
 from rich.console import Console
-from typer.testing import CliRunner
 
 from headrace.cli.administration.top import view_of
 from headrace.cli.main import app as command_line
@@ -26,6 +25,7 @@ from shared.backend import Backend
 from shared.settings import Settings
 from tests.support.fakes import MODEL, make_request, submit
 from tests.support.scripted_worker import ScriptedWorker
+from tests.support.typer_internals import CliRunner
 from tests.support.waiting import LIMIT_S
 
 

@@ -17,23 +17,12 @@ from structlog.testing import capture_logs
 from tests.support.engine_driver import load, run
 from workers.engine.calibration import formats
 from workers.engine.calibration import load as calibration
-from workers.engine.config import EngineConfig
 from workers.engine.kernels import select
 from workers.engine.kernels.build import load_library
 from workers.engine.quantization.grouped_weight import GroupedWeight
 
 AVX512_PANEL = 32  # columns: two vectors
 PROMPTS = [list(b"a river runs"), list(b"to the mill, and "), [7]]
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """Empty cache, but for the kernels."""
-    built = EngineConfig(Path()).cache_dir
-    assert built is not None
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "kernels").symlink_to(built / "kernels")
-    return tmp_path / "cache"
 
 
 def answers(folder: Path, cache: Path | None, **settings: Any) -> list[list[int]]:

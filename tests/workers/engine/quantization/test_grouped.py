@@ -12,12 +12,14 @@ from torch.nn.functional import linear
 
 from tests.support.checkpoints import DEVICE
 from tests.support.engine_driver import load, run
+from workers.engine import engine
 from workers.engine.calibration import load as calibration
 from workers.engine.config import EngineConfig
 from workers.engine.kernels.build import load_library
 from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.kernels.torch_kernels import TorchKernels
 from workers.engine.kernels.triton_linear import TritonGroupedLinear
+from workers.engine.quantization.formats import FORMATS
 from workers.engine.quantization.grouped_linear import CppGroupedLinear, TorchGroupedLinear
 from workers.engine.quantization.grouped_weight import Bits, GroupedWeight, concatenate, quantize_groups
 from workers.engine.quantization.int4 import GroupedIntegers
@@ -150,11 +152,12 @@ def test_joined_weights_have_the_outputs_of_both() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "llama-biased"])
 def test_answers_match_the_torch_reference(
-    name: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    name: str, checkpoints: Callable[[str], Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given the same integers: calibrated by C++ and by torch, they may differ."""
     monkeypatch.setattr(calibration, "choose_kernels", lambda *_: TorchKernels())
     prompts = [list(b"a river runs"), list(b"to the mill, then "), [7]]
-    settings = {"quantization": "int4", "device": "cpu"}
+    settings = {"quantization": "int4", "device": "cpu", "cache_dir": cache}
     compiled = run(load(checkpoints(name), **settings), prompts)
-    assert compiled == run(load(checkpoints(name), **settings, cache_dir=None), prompts)
+    monkeypatch.setattr(engine, "choose_kernels", lambda *_: TorchKernels(FORMATS["int4"]))
+    assert compiled == run(load(checkpoints(name), **settings), prompts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import itertools
 import os
 import shutil
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -38,6 +40,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 INSTALLATIONS = {"cluster", "fleet", "scripted_up"}  # fixtures of packages, which start several processes
+FOLDERS = itertools.count()  # numbers of the folders of this process
 COLLECTIONS = (20_000, 20, 20)  # rare: every full one visits the modules that tests import when they run
 
 
@@ -51,11 +54,7 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
         gc.set_threshold(*COLLECTIONS)
         gc.enable()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish() -> None:
-    gc.unfreeze()  # libraries report what is left when the process ends
+        atexit.register(gc.unfreeze)  # libraries report what is left when the process ends
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -88,6 +87,13 @@ def trusted_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
         yield
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Folder of the test; pytest's own fixture also replaces a link to the latest one, in twice the time."""
+    name = "".join(each if each.isalnum() else "_" for each in request.node.name)[:26]
+    return tmp_path_factory.mktemp(f"{next(FOLDERS)}-{name}", numbered=False)
 
 
 @pytest.fixture(autouse=True)

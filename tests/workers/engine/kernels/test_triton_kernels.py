@@ -18,6 +18,7 @@ from workers.engine.kernels.triton_kernels import TritonKernels
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the interpreter's, of NaN
 FUSED, PLAIN = TritonKernels(), TorchKernels()
 LAYOUTS = [(6, 2, 16), (4, 4, 64), (9, 3, 24), (20, 1, 12)]  # heads, key-value heads, dim
+LONG = [(63, 1), (60, 5), (2, 1), (110, 2)]  # around the end of the first of two splits
 BLOCKS = 32
 
 
@@ -82,14 +83,14 @@ def test_long_sequences_are_split(few: int, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(triton_kernels, "_MIN_SPLIT_POSITIONS", 32)
     monkeypatch.setattr(triton_kernels, "_MAX_DECODE_ROWS", few)
     assert triton_kernels._split(8, 112) == (2, 64)
-    check_layer([(63, 1), (60, 9), (2, 1), (109, 3)], 6, 2, 16, 16, normed=False)
+    check_layer(LONG, 6, 2, 16, 16, normed=False)
 
 
 @pytest.mark.parametrize("name", FORMS[1:])
 def test_attention_of_every_form_matches_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both of short sequences, and of long ones in splits."""
     monkeypatch.setattr(triton_kernels, "_MIN_SPLIT_POSITIONS", 32)
-    for spans in ([(17, 1), (0, 1), (33, 8)], [(63, 1), (60, 9), (2, 1), (109, 3)]):
+    for spans in ([(17, 1), (0, 1), (33, 8)], LONG):
         check_attention(spans, name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import nullcontext
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -18,7 +19,10 @@ from headrace.bench.harness.report import EngineOnlyRun, Report, require_complet
 from headrace.bench.harness.timed_stream import Sample
 from headrace.bench.harness.workload import CONCURRENCY, TTFT_REQUESTS, Lengths, make_mix
 from shared.errors import HeadraceError
+from shared.protocol import Request, SamplingParams
 from tests.support.fake_openai_server import sending, work
+from workers.runtimes.upstream.body import BodyWriter
+from workers.runtimes.upstream.dialects import DIALECTS
 from workers.scripted_engine import ScriptedEngine
 
 MIX = 8  # requests
@@ -91,6 +95,15 @@ def test_the_engine_side_keeps_its_concurrency():
     assert (most, len(waits)) == (CONCURRENCY, len(items))
     assert rate > 0
     assert all(wait > 0 for wait in waits)
+
+
+def test_a_bare_upstream_server_chooses_tokens_as_behind_the_queue(monkeypatch):
+    """Given a greedy request, the bare server gets the fields that the worker sends."""
+    monkeypatch.setattr(overhead_runtimes, "llama_server", lambda *_: nullcontext("http://bare"))
+    greedy = Request(id="req_1", model="m", prompt="x", params=SamplingParams(temperature=0.0))
+    sent = msgspec.json.decode(BodyWriter(greedy, "m", DIALECTS["llamacpp"]).whole())
+    with overhead_runtimes.upstream("smollm2", 0, Console(file=io.StringIO())) as subject:
+        assert subject.alone.extra == {**EXTRA, "top_k": sent["top_k"]}
 
 
 async def test_single_requests_go_to_both_servers_in_turn(server):

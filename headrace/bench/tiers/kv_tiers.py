@@ -94,7 +94,7 @@ def measure_kv_tiers(
     console: Console,
     **settings: Any,
 ) -> KVTiers:
-    """Measure `repeats` pairs of each part with each tier.
+    """Measure `repeats` pairs of each part with each tier; of takeovers, with those that workers share.
 
     Raises HeadraceError if an answer differs, or if nothing is loaded at a takeover.
     """
@@ -103,7 +103,9 @@ def measure_kv_tiers(
         for tier in tiers:
             with _store(tier, Path(folder)) as (options, cpu_seconds):
                 bench = _Bench(model, options, cpu_seconds, seed, console, settings)
-                if "takeover" in parts:
+                if "takeover" in parts and tier == "memory":
+                    console.print("memory: no takeover, since the tier belongs to one worker")
+                elif "takeover" in parts:
                     found.append(bench.measure_takeovers(prompt, repeats))
                 found += [bench.measure_costs(part, repeats) for part in parts if part != "takeover"]
     return KVTiers(found)

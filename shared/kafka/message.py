@@ -193,13 +193,13 @@ def read_request(
 
     Raises InvalidRequest (or a subclass), ModelNotFound, PayloadTooLarge, UnsupportedMediaType, DeadlineExceeded.
     """
-    if len(record.value) > most_bytes:
-        raise PayloadTooLarge(f"the value must not exceed {most_bytes} bytes, got {len(record.value)}")
-    if record.topic == topics.api_requests(model.name):
+    if record.topic == topics.api_requests(model.name):  # its body was not too large, but its record may be longer
         try:
             return Order(decode_request(record.value), record, None, by_api=True)
         except msgspec.DecodeError as error:
             raise MalformedBody(f"not a request of the API: {error}") from None
+    if len(record.value) > most_bytes:
+        raise PayloadTooLarge(f"the value must not exceed {most_bytes} bytes, got {len(record.value)}")
     event_id = _check_event(record)
     body = validate(record.value, KafkaRequest, strict_fields=limits.strict_fields)
     request = _complete(body, record, event_id, now)

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from producer_api.background.sweeper import Sweeper
 from shared.adapters.adapter import Adapter
@@ -29,9 +23,6 @@ from tests.support.waiting import LIMIT_S
 from workers.kafka.consumer_thread import ConsumerThread
 from workers.kafka.intake import MAX_BATCH, KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
-from workers.kafka.transactional_writer import TransactionalWriter
-
-TRACEPARENT = b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"
 
 
 @pytest.mark.slow
@@ -89,49 +80,6 @@ async def test_a_record_may_name_an_adapter_that_was_just_registered(bench: Benc
         await bench.asend(Outgoing(topics.requests(bench.model), b"k", named, reply))
         jobs = [job for jobs in (await bench.results_by_event(2)).values() for job in jobs]
     assert "compute no adapters" in next(job["error"]["message"] for job in jobs if job["error"])
-
-
-@pytest.mark.slow
-async def test_only_oversized_results_are_shortened(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given results in one transaction, one too long, and dead letters too long, the others are complete."""
-    write = TransactionalWriter.write
-
-    def narrow(self: TransactionalWriter, records: Sequence[Outgoing], *more: Any) -> None:
-        """Refuse long records before the write, as brokers do; the mock would show aborted records."""
-        if any(
-            sum(map(len, (record.key or b"", record.value, *chain(*record.headers)))) > 3_000 for record in records
-        ):
-            raise MessageSizeTooLargeError
-        write(self, records, *more)
-
-    monkeypatch.setattr(TransactionalWriter, "write", narrow)
-    monkeypatch.setattr("shared.kafka.message.MAX_KEPT_BYTES", 500)
-    good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)]
-    keyed = replace(bench.ask("keyed", event_id="keyed"), key=b"k" * 4_000)
-    keyed = replace(keyed, headers=(*keyed.headers, ("traceparent", TRACEPARENT), ("tracestate", b"t" * 4_000)))
-    topic = topics.requests(bench.model)
-    bad = [
-        Outgoing(topic, b"k", b"x" * 5_000),
-        Outgoing(topic, b"k" * 4_000, b"x", (("first", b"1"), ("second", b"x" * 4_000))),
-    ]
-    await bench.asend(*good[:2], bench.ask("long", event_id="long", max_tokens=800), keyed, *bad, *good[2:])
-    async with bench.worker():
-        results = await bench.results_by_event(7)
-        await bench.shows("dead_letters_total", lambda counts: counts == [2])
-    assert {subject: len(jobs) for subject, jobs in results.items()} == {
-        "long": 1,
-        "keyed": 1,
-        **{f"e{i}": 1 for i in range(5)},
-    }
-    for i in range(5):
-        assert results[f"e{i}"][0]["choices"][0]["text"] == answer(f"p{i}")
-    [long] = results["long"]
-    assert (long["state"], long["choices"], long["error"]["code"]) == ("completed", None, "payload_too_large")
-    letters = await bench.letters(2)
-    assert {(each.key, each.value, each.headers[0][0]) for each in letters} == {
-        (b"k", b"", "headrace-error-code"),
-        (None, b"", "first"),
-    }
 
 
 @pytest.mark.slow
@@ -271,36 +219,6 @@ async def waiting(backend: Backend, model: str, count: int) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.slow
-async def test_a_result_that_its_topic_refuses_becomes_a_dead_letter(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given an unknown reply topic, and one that may not be written, the other requests have results."""
-    find = KafkaProducer.partitions_for
-
-    def partitions_for(self: KafkaProducer, topic: str) -> set[int]:
-        if topic == "nowhere":
-            find(self, f"other-{secrets.token_hex(4)}")  # the brokers answer
-            raise KafkaTimeoutError
-        if topic == "forbidden":
-            raise TopicAuthorizationFailedError({topic})
-        return find(self, topic)
-
-    monkeypatch.setattr(KafkaProducer, "partitions_for", partitions_for)
-    lost = [
-        replace(bench.ask(name), headers=(("reply-topic", name.encode()),)) for name in ("nowhere", "forbidden")
-    ]
-    good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(3)]
-    await bench.asend(*(replace(record, key=b"one") for record in (*lost, *good)))
-    async with bench.worker():
-        results = await bench.results_by_event(3)
-        letters = await bench.letters(2)
-        await bench.shows("watermark", lambda marks: sum(marks) == 5)
-    assert {name: len(jobs) for name, jobs in results.items()} == {f"e{i}": 1 for i in range(3)}
-    assert sorted(letter.value for letter in letters) == sorted(record.value for record in lost)
-    assert {letter.header("headrace-error-code") for letter in letters} == {"invalid_request"}
-
-
 async def test_an_intake_ends_with_the_error_of_its_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: ConsumerThread) -> None:
         raise ValueError("a bug")
@@ -321,26 +239,3 @@ async def test_a_worker_does_not_start_without_a_broker(bench: Bench) -> None:
     with pytest.raises(ConfigError, match="kafka_ssl_cafile"):
         async with bench.intake():
             pass
-
-
-class NotText(str):
-    """Name of a header that is not UTF-8 in its record."""
-
-    def encode(self, *_: object) -> bytes:
-        return b"\xff\xfe"
-
-
-@pytest.mark.slow
-async def test_invalid_records_do_not_block_their_partition(bench: Bench) -> None:
-    """Given invalid records before a request of the same partition, it has a result, and they are dead letters."""
-    topic = topics.requests(bench.model)
-    values = [b"\xff\xfe", b"[" * 5_000, b"{" * 5_000, b"5", b"null", b"", b'{"model": "\xff"}', b'{"\\ud800": 1}']
-    named = (("ce_id", b"\xff"), ("reply-topic", b"\xff"), (NotText("name"), b"1"))
-    junk = [Outgoing(topic, b"one", value, named) for value in values]
-    await bench.asend(*junk, replace(bench.ask("real", event_id="real"), key=b"one"))
-    async with bench.worker():
-        results = await bench.results_by_event(1)
-        letters = await bench.letters(len(values))
-    assert results["real"][0]["choices"][0]["text"] == answer("real")
-    assert sorted(letter.value or b"" for letter in letters) == sorted(values)
-    assert all(("\ufffd\ufffd", b"1") in letter.headers for letter in letters)

@@ -6,9 +6,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from shared.errors import PayloadTooLarge
-from shared.kafka.message import Order, Outgoing, result_record, without_long_key
+from shared.kafka import topics
+from shared.kafka.message import Order, Outgoing, Record, result_record, without_long_key
 from shared.protocol import ErrorInfo
+from shared.redis.foreign import UNREADABLE
 from shared.schemas.native.jobs import Job
 from shared.token_log.interface import Adoption, RequestRecord
 from shared.tracing.interface import Span
@@ -40,6 +44,25 @@ class InFlight:
     def is_of(self, record: RequestRecord) -> bool:
         """Return False if an earlier record had the same id."""
         return record.source == self.taken.record.source
+
+
+class _Identified(msgspec.Struct):
+    """The id of a request whose other fields a worker of another version cannot read."""
+
+    id: str
+
+
+_identify = msgspec.json.Decoder(_Identified).decode
+
+
+def api_job_id(record: Record, model: str) -> str | None:
+    """Return the id of the API's request in a record of its topic; None if it is no such record."""
+    if record.topic != topics.api_requests(model):
+        return None
+    try:
+        return _identify(record.value).id
+    except UNREADABLE:
+        return None
 
 
 def set_aside(waiting: Sequence[InFlight]) -> int:

@@ -36,7 +36,7 @@ from shared.tracing.conventions import take_record_span
 from shared.validation.request_limits import Limits
 from workers.engine.stage import Stage
 from workers.kafka.consumer_thread import ConsumerThread, FinishedRecord, TakenRecord
-from workers.kafka.in_flight import InFlight, result_without_answer, set_aside
+from workers.kafka.in_flight import InFlight, api_job_id, result_without_answer, set_aside
 from workers.kafka.metrics import KafkaMetrics
 from workers.kafka.refusals import Refusals
 
@@ -185,15 +185,16 @@ class KafkaIntake:
             # read now: a record that names an adapter registered a moment ago would become a dead letter
             now, adapters = await self._backend.token_log.now(), await self._adapters.get(0.0)
             while self._new:
-                self._parse(self._new.popleft(), now, adapters)
+                await self._parse(self._new[0], now, adapters)
+                self._new.popleft()
         items = list(self._to_adopt)
         records = await self._adopt(items, create=True)
         for item, record in zip(items, records, strict=True):
             self._to_adopt.popleft()
             self._route(item, record)
 
-    def _parse(self, taken: TakenRecord, now: float, adapters: Mapping[str, Adapter]) -> None:
-        """Parse a record. An invalid one becomes a dead letter."""
+    async def _parse(self, taken: TakenRecord, now: float, adapters: Mapping[str, Adapter]) -> None:
+        """Parse a record. An invalid one becomes a dead letter, and a request of the API ends with the error."""
         record = taken.record
         try:
             with Stage("reading of a record", source=record.source):
@@ -204,6 +205,8 @@ class KafkaIntake:
                 )
         except HeadraceError as error:
             log.warning("kafka_dead_letter", source=record.source, code=error.code)
+            if (job_id := api_job_id(record, self._model.name)) is not None:
+                await self._backend.token_log.close(job_id, error)
             truncated = partial(dead_letter, record, error, whole=False)
             self._consumer.finish([FinishedRecord(taken, dead_letter(record, error), truncated, error.code)])
         else:

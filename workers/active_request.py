@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +27,7 @@ from shared.protocol import (
 )
 from shared.queue.interface import Claim, Delivery, due_at
 from shared.token_log.interface import Append, Lease
+from shared.validation.token_estimate import token_estimate
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.waits import EngineWaits
 from workers.request_series import RequestSeries
@@ -55,6 +59,7 @@ class ActiveRequest:
         spans: the spans of this run.
         series: the histograms that count this run; None of a request of the worker's own.
         choices: the number of choices of the answer.
+        token_estimate: see `shared.validation.token_estimate`.
     """
 
     delivery: Delivery
@@ -76,6 +81,7 @@ class ActiveRequest:
     id: str = field(init=False)
     run_id: str = field(init=False)
     choices: int = field(init=False)
+    token_estimate: int = field(init=False)
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)
     prompt_usage: PromptUsage | None = field(init=False)
@@ -90,6 +96,7 @@ class ActiveRequest:
         self.id = self.delivery.request.id
         self.run_id = f"{self.id}/{self.lease.epoch}"
         self.choices = self.delivery.request.params.n
+        self.token_estimate = token_estimate(self.delivery.request)
         self.next_seq = self.lease.next_seq
         self.prompt = self.lease.prompt or self.delivery.request.recorded_prompt
         self.reasoning_tokens = count_reasoning(self.history)
@@ -149,35 +156,35 @@ class ActiveRequest:
             prompt_param=request.prompt_param,
         )
 
-    def append(self, outputs: list[EngineOutput], now: float) -> Append:
-        """Return one append of all `outputs`, in order, with the terminal event if they end the request.
+    def append(self, output: EngineOutput, now: float) -> Append:
+        """Return the append of an output, with the terminal event if it ends the request.
 
         Args:
             now: by time.monotonic.
         """
-        last = outputs[-1]
-        tokens, waits = last.tokens, last.waits
-        if len(outputs) > 1:
-            tokens = tuple([token for output in outputs for token in output.tokens])
-            waits = next((output.waits for output in reversed(outputs) if output.waits), None)
-        seq = self.next_seq
-        event = TokenEvent(seq, tokens) if seq else self._first_event(outputs, tokens)
+        tokens, seq = output.tokens, self.next_seq
+        event = TokenEvent(seq, tokens) if seq else self._first_event(output)
         self.next_seq = seq + len(tokens)
-        self.reasoning_tokens += count_reasoning(tokens)
-        if last.finished:
-            event = msgspec.structs.replace(event, terminal=self._terminal(last))
-        ids = () if seq or last.finished else self._ids_to_record(event)
-        marks = waits is not None or self.mark is None or now - self.marked_at >= MARK_INTERVAL_S
-        mark = self._new_mark(outputs[0], waits, now) if marks else None
-        return Append(self.lease, event, len(self.prompt), ids, mark)
+        plain = seq > 0 and not output.finished
+        for token in tokens:
+            if token.is_reasoning:
+                self.reasoning_tokens += 1
+            if token.finish_reason is not None:
+                plain = False
+        if output.finished:
+            event = msgspec.structs.replace(event, terminal=self._terminal(output))
+        ids = () if seq or output.finished else self._ids_to_record(event)
+        if output.waits is not None or self.mark is None or now - self.marked_at >= MARK_INTERVAL_S:
+            return Append(self.lease, event, len(self.prompt), ids, self._new_mark(output, now))
+        return Append(self.lease, event, len(self.prompt), ids, plain=plain)
 
-    def _new_mark(self, first: EngineOutput, waits: EngineWaits | None, now: float) -> RunMark:
+    def _new_mark(self, output: EngineOutput, now: float) -> RunMark:
         """Return the mark of this run, which is sent first, after a preemption, and once in MARK_INTERVAL_S."""
         logged = self.mark
-        self.waits, self.marked_at = waits or self.waits, now
+        self.waits, self.marked_at = output.waits or self.waits, now
         waits = self.waits
         self.mark = RunMark(
-            first.cached_tokens if logged is None else logged.cached_tokens,
+            output.cached_tokens if logged is None else logged.cached_tokens,
             round(self.prepared, 6),
             round(waits.waited, 6),
             waits.preemptions,
@@ -186,12 +193,11 @@ class ActiveRequest:
         )
         return self.mark
 
-    def _first_event(self, outputs: list[EngineOutput], tokens: tuple[Token, ...]) -> TokenEvent:
+    def _first_event(self, output: EngineOutput) -> TokenEvent:
         """Return the event with the first tokens, with the counts of the prompt and its echo, if there is one."""
-        self.prompt_usage = PromptUsage(len(self.prompt), outputs[0].cached_tokens)
-        prompt = next((output.prompt for output in outputs if output.prompt), ())
-        begun = outputs[0].tokens or outputs[0].prompt
-        return TokenEvent(0, tokens, None, prompt, self.prompt_usage if begun else None)
+        self.prompt_usage = PromptUsage(len(self.prompt), output.cached_tokens)
+        begun = output.tokens or output.prompt
+        return TokenEvent(0, output.tokens, None, output.prompt, self.prompt_usage if begun else None)
 
     def _ids_to_record(self, event: TokenEvent) -> tuple[int, ...]:
         """Return the prompt's ids for the first event, if it has tokens of a chat or a changed prompt.
@@ -217,16 +223,77 @@ class ActiveRequest:
         return Terminal(state, usage, info, waited, last.result, empty)
 
 
-def group_by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:
-    """Group outputs by the run that they belong to, each group in order."""
-    grouped = {output.job_id: [output] for output in outputs}
-    if len(grouped) == len(outputs):  # of one step
-        return grouped
-    grouped = {}
+def merge_by_run(outputs: list[EngineOutput]) -> list[EngineOutput]:
+    """Return one output for each run: that of its steps together."""
+    if len({output.job_id for output in outputs}) == len(outputs):  # of one step
+        return outputs
+    grouped: dict[str, list[EngineOutput]] = {}
     for output in outputs:
-        run_id = output.job_id
-        if run_id in grouped:
-            grouped[run_id].append(output)
-        else:
-            grouped[run_id] = [output]
-    return grouped
+        grouped.setdefault(output.job_id, []).append(output)
+    return [found[0] if len(found) == 1 else _merged(found) for found in grouped.values()]
+
+
+def _merged(outputs: list[EngineOutput]) -> EngineOutput:
+    """Return the output of successive steps of one run."""
+    return msgspec.structs.replace(
+        outputs[-1],
+        tokens=tuple(token for output in outputs for token in output.tokens),
+        prompt=next((output.prompt for output in outputs if output.prompt), ()),
+        cached_tokens=max(output.cached_tokens for output in outputs),
+        waits=next((output.waits for output in reversed(outputs) if output.waits), None),
+    )
+
+
+Written = tuple[ActiveRequest, Append]
+
+
+class Gap(NamedTuple):
+    """Gap before the tokens of successive appends that have the same.
+
+    Attributes:
+        series: of their requests.
+        seconds: since the last tokens of each request, times its choices.
+        tokens: of each append.
+        appends: number of appends.
+    """
+
+    series: RequestSeries | None
+    seconds: float
+    tokens: int
+    appends: int
+
+
+@dataclass(frozen=True)
+class AppendTally:
+    """Appends by what they are counted as.
+
+    Attributes:
+        begun: requests with the first tokens of their run.
+        gaps: gaps before the tokens of the other requests.
+        ended: appends with which a choice or its request ended.
+    """
+
+    begun: list[ActiveRequest]
+    gaps: list[Gap]
+    ended: list[Written]
+
+    @classmethod
+    def take(cls, written: Iterable[Written], now: float) -> AppendTally:
+        """Tally appends that were written at `now`, by time.monotonic, and note the time in their requests."""
+        begun: list[ActiveRequest] = []
+        ended: list[Written] = []
+        continued: list[tuple[RequestSeries | None, float, int, int]] = []
+        for active, append in written:
+            if not append.plain and append.ends:
+                ended.append((active, append))
+            if count := len(append.event.tokens):
+                last, active.last_token_at = active.last_token_at, now
+                if last is None:
+                    begun.append(active)
+                else:
+                    continued.append((active.series, last, active.choices, count))
+        gaps = [
+            Gap(series, (now - last) * choices, count, len(list(alike)))
+            for (series, last, choices, count), alike in groupby(continued)
+        ]
+        return cls(begun, gaps, ended)

@@ -14,12 +14,12 @@ from shared.protocol import Recording, RequestState, adapted_fingerprint, encode
 from shared.runtime.retry import until_available
 from shared.token_log.interface import Append
 from shared.version import VERSION
-from workers.active_request import ActiveRequest
+from workers.active_request import ActiveRequest, Written
 from workers.engine.interface import EngineOutput, Generator
 from workers.metrics import WorkerMetrics
 from workers.puller import RETRY_PAUSE_S, set_aside
 
-Outputs = tuple[ActiveRequest, list[EngineOutput]]
+RunOutput = tuple[ActiveRequest, EngineOutput]
 
 
 class AnswerWriter:
@@ -38,20 +38,24 @@ class AnswerWriter:
         self._computation = {"headrace": VERSION, **engine.computation}
         self._most = recording_bytes if engine.tokenizer is not None else 0  # others report no token ids
 
-    async def append(self, grouped: Sequence[Outputs]) -> list[Append | None]:
-        """Append all outputs in one round trip, retrying while Redis is away. Return each append, None if refused.
+    async def append(self, outputs: Sequence[RunOutput]) -> tuple[list[Written], list[ActiveRequest]]:
+        """Append all outputs in one round trip, retrying while Redis is away.
 
-        A request that the engine could not compute is put among the dead letters before its end is written.
+        Return what was written, and the requests whose append was refused. A request that the engine could not
+        compute is put among the dead letters before its end is written.
         """
         now, appends = time.monotonic(), []
-        for active, outputs in grouped:
-            append = active.append(outputs, now)
-            if append.event.terminal is not None:
-                append = await self._ending(active, outputs[-1].error, append)
-            appends.append(append)
-        append_all = partial(self._backend.token_log.append, appends)
-        written = await until_available(append_all, pause_s=RETRY_PAUSE_S, failure_event="log_unavailable")
-        return [append if accepted else None for append, accepted in zip(appends, written, strict=True)]
+        for active, output in outputs:
+            append = active.append(output, now)
+            if output.finished:
+                append = await self._ending(active, output.error, append)
+            appends.append((active, append))
+        append_all = partial(self._backend.token_log.append, [append for _, append in appends])
+        accepted = await until_available(append_all, pause_s=RETRY_PAUSE_S, failure_event="log_unavailable")
+        if all(accepted):
+            return appends, []
+        refused = [active for (active, _), written in zip(appends, accepted, strict=True) if not written]
+        return [each for each, written in zip(appends, accepted, strict=True) if written], refused
 
     async def _ending(self, active: ActiveRequest, error: HeadraceError | None, append: Append) -> Append:
         """Return the last append of a request with its recording, if any; set it aside if the engine failed."""

@@ -137,10 +137,14 @@ class EngineThread:
                 self._steps += 1
                 self.step = Step(self._steps, time.monotonic())
                 outputs = self._run_commands(commands)
-                if self._engine.has_work():
-                    outputs += self._step()
+                began = time.perf_counter()
+                stepping = self._engine.has_work()
+                if stepping:
+                    outputs += self._engine.step()
                 self.stats = self._engine.stats()
                 self.step = None
+                if stepping and self.on_step is not None:
+                    self.on_step(time.perf_counter() - began, self.stats)
                 if outputs:
                     self._put(outputs)
         except Exception as error:  # ends the thread; the worker raises it and stops
@@ -148,13 +152,6 @@ class EngineThread:
             self.step = None
             self.failure = error
             self._notify()
-
-    def _step(self) -> list[EngineOutput]:
-        began = time.perf_counter()
-        outputs = self._engine.step()
-        if self.on_step is not None:
-            self.on_step(time.perf_counter() - began, self._engine.stats())
-        return outputs
 
     def _command_timeout(self) -> float | None:
         """Return how many seconds to wait for a command before the next step; None (no limit) without work."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shared.token_log.interface import Append
-from shared.validation.token_estimate import token_estimate
-from workers.active_request import ActiveRequest
+from workers.active_request import ActiveRequest, AppendTally
 
 LAST_SHARE = 0.2  # of the last run, or of the last window, in a moving average
 MIN_WINDOW_S = 0.2  # over all sequences; a shorter time is added to the next window
@@ -32,25 +30,17 @@ class LoadMeter:
         self._sequence_s = 0.0
         self.first_token_s: float | None = None
 
-    def record(self, written: Iterable[tuple[ActiveRequest, Append]], now: float) -> None:
+    def record(self, tally: AppendTally, now: float) -> None:
         """Count appends. The first of a run has the time of the prompt, and counts for `first_token_s` only.
 
         Args:
             now: when they were written, by time.monotonic.
         """
-        counted, sequence_s = 0, 0.0
-        for active, append in written:
-            count = len(append.event.tokens)
-            if not count:
-                continue
-            if active.last_token_at is None:
-                self.first_token_s = _moved(self.first_token_s, now - active.held_since)
-            else:
-                counted += count
-                sequence_s += (now - active.last_token_at) * active.choices
-            active.last_token_at = now
-        self._tokens += counted
-        self._sequence_s += sequence_s
+        for active in tally.begun:
+            self.first_token_s = _moved(self.first_token_s, now - active.held_since)
+        for gap in tally.gaps:
+            self._tokens += gap.tokens * gap.appends
+            self._sequence_s += gap.seconds * gap.appends
 
     def tokens_per_s(self) -> float:
         """Return the speed, 0 before it is known, and begin the next window."""
@@ -66,4 +56,4 @@ def _moved(average: float | None, value: float) -> float:
 
 def tokens_in_flight(requests: Iterable[ActiveRequest]) -> int:
     """Return the estimated tokens of prompts, and of answers as far as they are not generated yet."""
-    return sum(max(1, token_estimate(active.delivery.request) - active.next_seq) for active in requests)
+    return sum(max(1, active.token_estimate - active.next_seq) for active in requests)

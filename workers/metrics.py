@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 from functools import partial
 from typing import Literal, Protocol
 
@@ -20,8 +19,8 @@ from shared.protocol import PriorityClass, Usage
 from shared.queue.interface import Delivery
 from shared.runtime.logging import lines_dropped
 from shared.settings import MetricsNames
-from shared.token_log.interface import Append, Lease
-from workers.active_request import ActiveRequest
+from shared.token_log.interface import Lease
+from workers.active_request import ActiveRequest, AppendTally
 from workers.engine.stats import EngineStats, TierStats
 from workers.engine_thread import EngineThread
 from workers.request_series import OF_REQUEST, RequestSeries
@@ -93,28 +92,19 @@ class WorkerMetrics:
         if active.delivery.attempt > 1:
             self._takeovers.labels(request.model).inc()
 
-    def count_appends(self, written: Iterable[tuple[ActiveRequest, Append]], now: float) -> None:
-        """Count what was appended at `now`, by time.monotonic; called before any `last_token_at` is moved."""
-        series, gap, alike = None, 0.0, 0  # the same gap of successive requests is observed once
-        for active, append in written:
-            event = append.event
-            if tokens := event.tokens:
-                if active.last_token_at is None:
-                    self._count_first(active, now)
-                else:
-                    between = (now - active.last_token_at) * active.choices / len(tokens)
-                    if between != gap or active.series is not series:
-                        if series is not None:
-                            series.between.observe(gap, alike)
-                        series, gap, alike = active.series, between, 0
-                    alike += 1
-                for token in tokens:
-                    if token.finish_reason is not None:
-                        self._count_choice(active, token.finish_reason)
-            if event.terminal is not None:
-                self._count_end(active, "failed" if event.terminal.error else "completed", event.terminal.usage)
-        if series is not None:
-            series.between.observe(gap, alike)
+    def count_appends(self, tally: AppendTally, now: float) -> None:
+        """Count what was appended at `now`, by time.monotonic."""
+        for active in tally.begun:
+            self._count_first(active, now)
+        for gap in tally.gaps:
+            if gap.series is not None:
+                gap.series.between.observe(gap.seconds / gap.tokens, gap.appends)
+        for active, append in tally.ended:
+            for token in append.event.tokens:
+                if token.finish_reason is not None:
+                    self._count_choice(active, token.finish_reason)
+            if (terminal := append.event.terminal) is not None:
+                self._count_end(active, "failed" if terminal.error else "completed", terminal.usage)
 
     def _count_first(self, active: ActiveRequest, now: float) -> None:
         active.first_token_at = now

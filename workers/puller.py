@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 
@@ -199,7 +199,7 @@ class Puller:
         self._suspect_id = delivery.request.id
         return True
 
-    def clear(self, job_ids: Sequence[str]) -> None:
+    def clear(self, job_ids: Iterable[str]) -> None:
         """Clear requests of suspicion: they have produced a token, or have ended."""
         if self._suspect_id and self._suspect_id in job_ids:
             self._suspect_id = ""

@@ -21,7 +21,7 @@ from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import OVERDUE, Lease
 from shared.token_log.listener import listen
-from workers.active_request import ActiveRequest, group_by_run
+from workers.active_request import ActiveRequest, AppendTally, merge_by_run
 from workers.answer_writer import AnswerWriter
 from workers.departure import Departure
 from workers.engine.interface import EngineLost, EngineOutput, Generator
@@ -212,7 +212,7 @@ class Worker:
             self.adapters.release(active.run_id)
             return
         if isinstance(prepared, EngineOutput):
-            await self._append([(active, [prepared])])
+            await self._append([(active, prepared)])
             return
         self._engine.add(prepared)
         active.enter_engine()
@@ -228,29 +228,27 @@ class Worker:
         while True:
             await self._output_ready.wait()
             self._output_ready.clear()
-            outputs, runs = group_by_run(self._engine.take()), self._by_run
+            outputs = merge_by_run(self._engine.take())
             self._canary.observe(outputs)
-            if grouped := [(runs[run_id], found) for run_id, found in outputs.items() if run_id in runs]:
-                await self._append(grouped)
+            if found := [(run, each) for each in outputs if (run := self._by_run.get(each.job_id)) is not None]:
+                await self._append(found)
             if self._engine.failure is not None:
                 raise self._engine.failure
 
-    async def _append(self, grouped: list[tuple[ActiveRequest, list[EngineOutput]]]) -> None:
+    async def _append(self, outputs: list[tuple[ActiveRequest, EngineOutput]]) -> None:
         """Append all outputs in one round trip, retrying while Redis is away; remove what has ended."""
-        appends = await self._answers.append(grouped)
-        now, written = time.monotonic(), []
-        for (active, _), append in zip(grouped, appends, strict=True):
-            if append is None:
-                self._metrics.count_fenced_write(self._info.model)
-                self._on_lease_lost(active)
-            else:
-                written.append((active, append))
-        self._metrics.count_appends(written, now)
-        self._load.record(written, now)
-        self._puller.clear([active.id for active, _ in written])
+        written, refused = await self._answers.append(outputs)
+        for active in refused:
+            self._metrics.count_fenced_write(self._info.model)
+            self._on_lease_lost(active)
+        now = time.monotonic()
+        tally = AppendTally.take(written, now)
+        self._metrics.count_appends(tally, now)
+        self._load.record(tally, now)
+        self._puller.clear(active.id for active, _ in written)
         for active, append in written if self._backend.tracer else ():
             active.spans.record(append.event)
-        for active, append in written:
+        for active, append in tally.ended:
             if append.event.terminal is not None:
                 self._complete(active)
 

@@ -217,7 +217,9 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
                 return terminal.error.code
             if terminal.empty_choices:
                 return FinishReason.LENGTH
-        for token in reversed(self.tokens):  # on the path of every token, where a generator takes longer
+        if len(self.tokens) == 1:  # nearly always
+            return self.tokens[0].finish_reason or ""
+        for token in reversed(self.tokens):
             if token.finish_reason is not None:
                 return token.finish_reason
         return ""

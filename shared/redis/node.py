@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import hiredis
@@ -20,6 +21,27 @@ def pack(*parts: Any) -> bytes:
     """Return a command in wire format; each part is text, bytes or a number."""
     packed: bytes = hiredis.pack_command(parts)
     return packed
+
+
+@dataclass(frozen=True)
+class WireKeys:
+    """Keys of one call in wire format, as `pack_parts` returns them, and the first of them."""
+
+    first: str
+    count: int
+    packed: bytes
+
+
+def pack_parts(*parts: Any) -> bytes:
+    """Return parts of a command in wire format, to be joined with others."""
+    packed = pack(*parts)
+    return packed[packed.index(b"\n") + 1 :]
+
+
+def pack_call(head: Sequence[Any], keys: WireKeys, tail: Sequence[Any]) -> bytes:
+    """Return the command of these parts: `head`, the keys, `tail`."""
+    count = len(head) + keys.count + len(tail)
+    return b"*%d\r\n%b%b%b" % (count, pack_parts(*head), keys.packed, pack_parts(*tail))
 
 
 class NoticesResets(AbstractConnection):

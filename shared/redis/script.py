@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from shared.redis.client import RedisServer
 from shared.redis.lua_text import for_command
-from shared.redis.node import pack
+from shared.redis.node import Command, WireKeys, pack, pack_call
 
 GUARD = Path(__file__).with_name("guard.lua")
 # The lease primitive, in the two parts that a script may need.
@@ -26,6 +26,8 @@ if foreign[1] then return { MARK, foreign, reply } end
 return reply
 """
 MARK = b"hr:foreign"  # as in guard.lua
+
+ScriptCall = tuple[Sequence[str] | WireKeys, Sequence[Any]]  # keys and arguments
 
 
 @cache
@@ -57,7 +59,7 @@ class Script:
         [result] = await self.many(command, [(keys, args)])
         return result
 
-    async def many(self, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+    async def many(self, command: str, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run many calls in one round trip; raise the first error.
 
         Calls to a server that does not have the script yet are sent again with its text.
@@ -82,9 +84,11 @@ class Script:
             self._foreign.note(self._structure, place, reason.decode())
         return result[2] if len(result) > 2 else None  # a nil ends a reply of Lua
 
-    async def _run(
-        self, how: str, script: str, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
-    ) -> list[Any]:
-        return await self._redis.exchange(
-            [(keys[0], pack(how, script, len(keys), *keys, command, *args)) for keys, args in calls]
-        )
+    async def _run(self, how: str, script: str, command: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        return await self._redis.exchange([_packed(how, script, command, *call) for call in calls])
+
+
+def _packed(how: str, script: str, command: str, keys: Sequence[str] | WireKeys, args: Sequence[Any]) -> Command:
+    if isinstance(keys, WireKeys):
+        return keys.first, pack_call((how, script, keys.count), keys, (command, *args))
+    return keys[0], pack(how, script, len(keys), *keys, command, *args)

@@ -99,7 +99,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
     With the event of seq 0, `prompt` may hold the prompt's token ids, which are kept for the next worker until the
     request ends. `mark` is what is new in the measurements of this run. With the terminal event, `recording` may
-    hold an encoded Recording, which is kept with the answer.
+    hold an encoded Recording, which is kept with the answer. `plain` is true if the event is known to be not the
+    first, to end nothing, and to have no mark; false only takes longer.
     """
 
     lease: Lease
@@ -108,6 +109,12 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     prompt: tuple[int, ...] = ()
     mark: RunMark | None = None
     recording: bytes = b""
+    plain: bool = False
+
+    @property
+    def ends(self) -> bool:
+        """Return whether a choice or the request ends with it."""
+        return self.event.terminal is not None or self.event.finish != ""
 
 
 @dataclass

@@ -205,7 +205,7 @@ end
 
 -- Append to the log of the request that `state` and `log` are now those of; the arguments are described at `append`.
 -- -> 1 written (now, or by the same call before), 0 refused, 2 if another program deleted or extended the log
-local function append_one(epoch, owner, first, next_seq, payload, prompt_tokens, mark, status, reason, prompt, recording)
+local function append_one(owner, payload, first, next_seq, epoch, rare)
   local channel = string.sub(state, 1, -6) .. 'live' -- in place of 'state'
   local known = redis.call('HMGET', state, 'state', 'epoch', 'owner', 'seq')
   local held = is_held_by(owner, epoch, known[3], known[2])
@@ -217,11 +217,14 @@ local function append_one(epoch, owner, first, next_seq, payload, prompt_tokens,
     return held and tonumber(next_seq) <= tonumber(known[4]) and 1 or 0
   end
   if next_seq == first then return 1 end
-  local begins, ends = first == '0', status and status ~= ''
+  local begins = first == '0'
+  local prompt_tokens, mark, status, reason, prompt, recording
+  if rare then prompt_tokens, mark, status, reason, prompt, recording = unpack(rare) end
+  local ends = rare and status ~= ''
   local tokens = next_seq - (ends and 1 or 0)
   if tokens > tonumber(ARGV[2]) then return 0 end
   if not write(next_seq, payload, channel, begins) then return 2 end
-  if not status then
+  if not rare then
     redis.call('HSET', state, 'seq', next_seq)
     return 1
   end
@@ -245,19 +248,18 @@ local function append_one(epoch, owner, first, next_seq, payload, prompt_tokens,
   return 1
 end
 
--- most tokens, ttl, result ttl in ms, and a MessagePack array. It has for each request, whose keys are KEYS, the number of
--- its arguments and these, as text: lease epoch, owner, first seq, the seq after the last, payload; with the first event,
--- the last one, one with a finish reason and one with a mark also: prompt tokens, the mark of this run as JSON or '',
--- status or '', finish reason or '', prompt or '', recording or ''.
+-- most tokens, ttl, result ttl in ms, owner, and in MessagePack an array of texts and a map. The array has the payloads of
+-- the n requests whose keys are KEYS, then their n first seqs, the n seqs after the last, and the n lease epochs. The map
+-- has, by the number of a request, for the first event, the last one, one with a finish reason and one with a mark: prompt
+-- tokens, the mark of this run as JSON or '', status or '', finish reason or '', prompt or '', recording or ''.
 -- The owner is compared too: a store that lost its last second may give an epoch a second time.
 -- -> for each request what `append_one` returns
 function commands.append()
-  local args, at, replies = cmsgpack.unpack(ARGV[5]), 1, {}
-  for i = 1, #KEYS, 2 do
-    state, log = KEYS[i], KEYS[i + 1]
-    local last = at + args[at]
-    replies[#replies + 1] = append_one(unpack(args, at + 1, last))
-    at = last + 1
+  local args, rare = cmsgpack.unpack(ARGV[6])
+  local n, replies = #KEYS / 2, {}
+  for i = 1, n do
+    state, log = KEYS[2 * i - 1], KEYS[2 * i]
+    replies[i] = append_one(ARGV[5], args[i], args[n + i], args[2 * n + i], args[3 * n + i], rare[i])
   end
   return replies
 end

@@ -6,6 +6,7 @@ The stream is the source of truth; live messages save readers from polling it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,7 +27,8 @@ from shared.protocol import (
 )
 from shared.redis import keys
 from shared.redis.client import RedisServer
-from shared.redis.script import LEASE_EPOCH, Script
+from shared.redis.node import WireKeys, pack_parts
+from shared.redis.script import LEASE_EPOCH, Script, ScriptCall
 from shared.token_log.interface import (
     LOST,
     OVERDUE,
@@ -57,11 +59,11 @@ from shared.token_log.server_clock import ServerClock
 
 SCAN_COUNT = 500  # keys that one step of the scan for unfinished requests visits
 MAX_JOINED = 64  # requests of one call; the server runs it to its end, 0.7 ms, before it serves others
+MAX_CACHED_KEYS = 4096  # requests whose packed keys are kept; otherwise each token names and packs them again
 DAMAGED = 2  # the script's reply to an append if another program deleted or extended the log
 PAGE_SEQS = 256  # that one read covers; bounds a reader's memory, although an entry may hold hundreds of tokens
 
 Entry = tuple[bytes, Sequence[bytes]]
-Call = tuple[Sequence[str], Sequence[Any]]  # keys and arguments
 T = TypeVar("T")
 
 _encode_args = msgspec.msgpack.Encoder().encode
@@ -175,30 +177,35 @@ class RedisTokenLog:
         return bool(reply == 1)
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
-        replies = await self._joined("append", appends, self._append_call)
+        alike = len({append.lease.owner for append in appends}) == 1  # a worker has its own leases only
+        replies = await self._joined("append", appends, self._append_call, together=alike)
         if DAMAGED in replies:
             for append, reply in zip(appends, replies, strict=True):
                 if reply == DAMAGED:
                     await self.close(append.lease.job_id, LOST)
         return [reply == 1 for reply in replies]
 
-    def _append_call(self, appends: Sequence[Append]) -> Call:
-        """Return one call for several requests.
+    def _append_call(self, appends: Sequence[Append]) -> ScriptCall:
+        """Return one call for several requests of one owner.
 
-        Their arguments are one MessagePack array: as parts of a command, each would be allocated several times.
+        Their arguments are MessagePack: as parts of a command, each would be allocated several times. Those of all
+        requests are one array, argument by argument, which costs less than an array for each request.
         """
-        names: list[str] = []
-        args: list[Any] = []
-        payloads = encode_events([append.event for append in appends])
-        for append, payload in zip(appends, payloads, strict=True):
-            event, lease = append.event, append.lease
-            names += keys.answer(lease.job_id)
-            seq = event.seq
-            part = (str(lease.epoch), lease.owner, str(seq), str(seq + event.count), payload)
-            if seq == 0 or append.mark is not None or event.terminal is not None or event.finish:
-                part += _rare_args(append)
-            args += (len(part), *part)
-        return names, (self._most_tokens, self._request_ttl, self._result_ttl, _encode_args(args))
+        events = [append.event for append in appends]
+        leases = [append.lease for append in appends]
+        args = encode_events(events)
+        args += [str(event.seq) for event in events]
+        args += [str(event.seq + len(event.tokens) + (event.terminal is not None)) for event in events]
+        args += [str(lease.epoch) for lease in leases]
+        rare = {
+            number: _rare_args(append)
+            for number, append in enumerate(appends, 1)
+            if not append.plain and (append.event.seq == 0 or append.mark is not None or append.ends)
+        }
+        limits = (self._most_tokens, self._request_ttl, self._result_ttl)
+        packed = b"".join([_packed_keys(lease.job_id) for lease in leases])
+        names = WireKeys(keys.state(leases[0].job_id), 2 * len(leases), packed)
+        return names, (*limits, leases[0].owner, _encode_args(args) + _encode_args(rare))
 
     async def close(
         self, job_id: str, error: HeadraceError | None = None, *, forget_queued: bool = False
@@ -298,17 +305,24 @@ class RedisTokenLog:
         async with self._server.reaching("the token log"):
             return await self._script(command, keys.answer(job_id), *args)
 
-    async def _joined(self, command: str, items: Sequence[T], call: Callable[[Sequence[T]], Call]) -> list[Any]:
-        """Run a command for many requests, MAX_JOINED of them in each call; return its reply for each."""
-        size = MAX_JOINED if self._redis.joins_slots else 1
+    async def _joined(
+        self, command: str, items: Sequence[T], call: Callable[[Sequence[T]], ScriptCall], *, together: bool = True
+    ) -> list[Any]:
+        """Run a command for many requests, MAX_JOINED of them in a call if they go together. Return each reply."""
+        size = MAX_JOINED if together and self._redis.joins_slots else 1
         calls = [call(items[start : start + size]) for start in range(0, len(items), size)]
         async with self._server.reaching("the token log"):
             return [reply for replies in await self._script.many(command, calls) for reply in replies]
 
 
-def _joined_keys(job_ids: Sequence[str]) -> Call:
+def _joined_keys(job_ids: Sequence[str]) -> ScriptCall:
     """Return a call for several requests that needs nothing but their keys."""
     return [name for each in job_ids for name in keys.answer(each)], ()
+
+
+@lru_cache(MAX_CACHED_KEYS)
+def _packed_keys(job_id: str) -> bytes:
+    return pack_parts(*keys.answer(job_id))
 
 
 def _rare_args(append: Append) -> tuple[Any, ...]:

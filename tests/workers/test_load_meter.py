@@ -10,7 +10,7 @@ from shared.token_log.interface import Append, Lease
 from shared.validation.token_estimate import token_estimate
 from tests.support.fakes import MODEL, make_request, token_event
 from tests.support.moved_clock import MovedClock
-from workers.active_request import ActiveRequest
+from workers.active_request import ActiveRequest, AppendTally
 from workers.load_meter import LAST_SHARE, LoadMeter, tokens_in_flight
 
 SEATS = 8
@@ -34,7 +34,7 @@ def begun(clock: MovedClock, *, n: int = 1) -> ActiveRequest:
 
 def record(meter: LoadMeter, clock: MovedClock, active: ActiveRequest, tokens: int) -> None:
     append = Append(active.lease, token_event(active.next_seq, *"x" * tokens), 5)
-    meter.record([(active, append)], clock.now)
+    meter.record(AppendTally.take([(active, append)], clock.now), clock.now)
     active.next_seq += tokens
 
 

@@ -18,7 +18,7 @@ from shared.token_log.interface import Append, Lease
 from tests.support.fakes import MODEL, answer, make_request, submit, token_event
 from tests.support.loop_clock import turns
 from tests.support.worker_harness import Harness
-from workers.active_request import ActiveRequest
+from workers.active_request import ActiveRequest, AppendTally
 from workers.engine.stats import EngineStats, SpeculationStats, TierStats
 from workers.engine_thread import EngineThread
 from workers.lora.residents import Residents
@@ -80,7 +80,7 @@ def test_each_gap_between_tokens_is_counted() -> None:
         metrics.count_start(active)
         active.last_token_at = last
         written.append((active, Append(active.lease, token_event(5, *text), 5)))
-    metrics.count_appends(written, 12.0)
+    metrics.count_appends(AppendTally.take(written, 12.0), 12.0)
     for priority, count, seconds in ((standard, 3, 2 + 2 + 1.5), (batch, 1, 2)):
         labels, name = {"model": MODEL, "class": priority.value}, BETWEEN_SECONDS.name
         assert metrics.registry.get_sample_value(f"{name}_count", labels) == count

@@ -87,7 +87,7 @@ def test_marks_of_a_run_ride_with_few_appends() -> None:
 
     def mark(seq: int, waits: EngineWaits | None = None) -> RunMark | None:
         token = Token(0, seq, "x")
-        return active.append([EngineOutput(active.run_id, (token,), cached_tokens=2, waits=waits)], now).mark
+        return active.append(EngineOutput(active.run_id, (token,), cached_tokens=2, waits=waits), now).mark
 
     now = 100.0
     assert mark(0, EngineWaits(0.5, 1, 0.25)) == RunMark(2, 0.0, 0.5, 1, 0.25, 0.25)

@@ -190,8 +190,7 @@ class Engine:
             return
         self._unfinished[request.id] = list(unfinished)
         first, *others = unfinished
-        first.forks = others
-        first.echo = Echo.from_params(list(request.prompt), request.params)
+        first.forks, first.echo = tuple(others), Echo.from_params(list(request.prompt), request.params)
         self._scheduler.add(first)
 
     def abort(self, job_id: str) -> bool:
@@ -246,9 +245,8 @@ class Engine:
         return outputs
 
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
-        drawing = [sequence for sequence in batch.sampling if sequence.finish_reason is None]
         try:
-            drawn = self._draw(batch, drawing)
+            drawn = self._draw(batch)
         except EngineLost:
             raise
         except BaseException as error:
@@ -261,11 +259,12 @@ class Engine:
             return []
         return self._collect(batch, *drawn)
 
-    def _draw(self, batch: ScheduledBatch, drawing: list[Sequence]) -> tuple[Drawn, list[DraftedRows]] | None:
+    def _draw(self, batch: ScheduledBatch) -> tuple[Drawn, list[DraftedRows]] | None:
         """Compute a batch and draw the next token of each sequence. Return None if the step was interrupted.
 
         When this raises, only the contents of the cache have changed, so parts of the batch can be run again.
         """
+        sampling, drawing = batch.sampling, batch.drawing
         mask = self._drawer.begin_mask(drawing)
         try:
             logits = self._compute(batch)
@@ -274,7 +273,8 @@ class Engine:
                 mask.settle()
         if logits is None:
             return None
-        sampling = batch.sampling
+        if batch.answers_only:
+            return self._drawer.draw(logits, drawing, mask), []
         last, drafted, scored = logits.tensor_split((len(sampling), len(sampling) + batch.num_drafts))
         if len(scored):
             record_prompt_logprobs(batch, scored, self.tokenizer.token_bytes, self._rows)

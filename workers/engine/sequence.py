@@ -14,7 +14,7 @@ from shared.protocol import CallDelta, FinishReason, PriorityClass, SamplingPara
 from workers.engine.echo import Echo
 from workers.engine.interface import LogitsRules, Matcher, ToolParser
 from workers.engine.mark import Mark
-from workers.engine.text.detokenizer import TextStream
+from workers.engine.text.detokenizer import Detokenizer, TextStream
 from workers.engine.text.reasoning_parser import ReasoningParser
 from workers.engine.waits import WaitClock
 
@@ -49,6 +49,7 @@ class Sequence:
         echo: the prompt that is sent with the first token, on the choice that computes the prompt.
         penalized: its params change logits, by penalties or biases.
         adjusted: its logits may change before the draw, by these, a mark or rules; known from the start.
+        plain: its tokens are drawn from its logits as they are, and reported without log-probabilities.
         waits: measures when the run does not compute; its choices share it.
     """
 
@@ -77,18 +78,27 @@ class Sequence:
     num_writable_tokens: int = 0
     block_table: array[int] = field(default_factory=lambda: array("q"))
     block_keys: list[bytes] = field(default_factory=list)
-    forks: list[Sequence] = field(default_factory=list)
+    forks: tuple[Sequence, ...] = ()
     echo: Echo | None = None
     finish_reason: FinishReason | None = None
     waits: WaitClock = field(default_factory=WaitClock)
     penalized: bool = field(init=False)
     adjusted: bool = field(init=False)
+    plain: bool = field(init=False)
+    _whole_text: Detokenizer | None = field(init=False)
+    _end_ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
         params = self.params
         penalties = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
         self.penalized = bool(penalties or params.logit_bias)
         self.adjusted = self.penalized or self.rules is not None or self.watermark is not None
+        parsed = self.matcher is not None or self.reasoning_parser is not None
+        self.plain = not (self.adjusted or parsed or params.logprobs is not None)
+        self._whole_text = None if parsed or self.tool_parser is not None else self.text.unstoppable
+        self._end_ids = (
+            self.eos_token_ids.union(params.stop_token_ids) if params.stop_token_ids else self.eos_token_ids
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -139,7 +149,13 @@ class Sequence:
         """
         if self.matcher is not None and not self.matcher.accept(token_id):
             raise EngineFailed("the request's grammar does not accept a generated token")
-        self.tokens.append(token_id)
+        tokens = self.tokens
+        tokens.append(token_id)
+        goes_on = token_id not in self._end_ids and len(tokens) - self.num_prompt_tokens < self.max_tokens
+        if goes_on and self._whole_text is not None:
+            whole = self._whole_text.feed_whole(token_id)
+            if whole is not None:  # nearly always
+                return Token(self.choice, token_id, whole, None, logprobs)
         text, self.finish_reason, stop_reason = self._detokenize(token_id)
         if self.reasoning_parser is None and self.tool_parser is None:
             if self.finish_reason is None:

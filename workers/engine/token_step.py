@@ -25,11 +25,15 @@ if TYPE_CHECKING:  # the module needs llguidance
 
 @dataclass(frozen=True)
 class Drawn:
-    """The token drawn for each of some sequences, None where none could be."""
+    """The token drawn for each of some sequences, None where none could be.
+
+    Attributes:
+        logprobs: of these rows, if some of them ask for them.
+    """
 
     sequences: list[Sequence]
     tokens: list[int | None]
-    logprobs: StepLogprobs
+    logprobs: StepLogprobs | None = None
 
 
 class TokenDrawer:
@@ -53,6 +57,8 @@ class TokenDrawer:
         """Draw from logits [R, vocab], one row per sequence, which are changed in place; the mask is settled."""
         if mask is not None:
             mask.check()
+        if not [sequence for sequence in sequences if not sequence.plain]:
+            return Drawn(sequences, sample(logits, sequences, mask, self._rows))
         text = self._tokenizer
         logprobs = StepLogprobs(logits, sequences, text.token_bytes, text.special_ids, self._rows)
         drawn = sample(logits, sequences, mask, self._rows)
@@ -60,7 +66,7 @@ class TokenDrawer:
             token if sequence.reasoning_parser is None else forced(sequence, token)
             for sequence, token in zip(sequences, drawn, strict=True)
         ]
-        return Drawn(sequences, tokens, logprobs)
+        return Drawn(sequences, tokens, logprobs if logprobs.asked else None)
 
     def draw_now(self, logits: Tensor, sequences: list[Sequence]) -> Drawn:
         """Fill the mask and draw; see `draw`."""
@@ -87,13 +93,16 @@ class StepOutputs:
 
     def append(self, drawn: Drawn) -> None:
         """Append drawn tokens to their sequences, unless their request has failed."""
-        logprobs = drawn.logprobs if drawn.logprobs.asked else None
+        logprobs = drawn.logprobs
         for row, (sequence, token_id) in enumerate(zip(drawn.sequences, drawn.tokens, strict=True)):
             job_id = sequence.job_id
             if self.failed and job_id in self.failed:
                 continue
             try:
-                found = _append(sequence, token_id, row, logprobs)
+                if logprobs is None and token_id is not None and sequence.max_tokens:  # nearly always
+                    found: tuple[Token, ...] = (sequence.accept(token_id),)
+                else:
+                    found = _append(sequence, token_id, row, logprobs)
                 if sequence.echo is not None:
                     self._echoes[job_id] = sequence.echo.tokens(self._tokenizer.token_texts, sequence.choice)
                     sequence.echo = None
@@ -117,6 +126,8 @@ class StepOutputs:
             complete: the requests that have no choice left running.
         """
         if not (self.failed or self._echoes or self._waits):  # nearly always
+            if not complete:
+                return [EngineOutput(job_id, tokens) for job_id, tokens in self._tokens.items()]
             return [EngineOutput(job_id, tokens, job_id in complete) for job_id, tokens in self._tokens.items()]
         return [
             EngineOutput(

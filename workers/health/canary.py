@@ -6,7 +6,7 @@ It takes no place in the queue, has no log, and is charged to no tenant.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -76,15 +76,16 @@ class Canary:
                 raise EngineHung(f"the canary failed: {reason}") from error
             self._metrics.count_canary("completed")
 
-    def observe(self, outputs: Mapping[str, Sequence[EngineOutput]]) -> None:
-        """Note the outputs of the engine, by run."""
+    def observe(self, outputs: Sequence[EngineOutput]) -> None:
+        """Note the outputs of the engine."""
         if outputs:
             self._last_output = self._loop.time()
-        for output in outputs.get(self._run_id, ()):
-            if output.finished and not self._ended.done():
+        for output in outputs if self._run_id else ():
+            if output.job_id == self._run_id and output.finished:
                 self._end(output.error)
 
     def _end(self, error: HeadraceError | None) -> None:
+        self._run_id = ""
         if isinstance(error, EngineFailed):
             self._ended.set_exception(error)
         else:  # a refusal is an answer too
@@ -100,7 +101,7 @@ class Canary:
         except HeadraceError as error:
             prepared = EngineOutput(active.run_id, finished=True, error=error)
         if isinstance(prepared, EngineOutput):
-            self.observe({active.run_id: [prepared]})
+            self.observe([prepared])
         else:
             self._engine.add(prepared)
         await self._answer()

@@ -7,7 +7,7 @@ import pytest
 from shared.backend import Backend
 from shared.protocol import Request, TokenEvent
 from shared.redis import keys
-from shared.token_log.interface import Lease
+from shared.token_log.interface import Append, Lease
 from tests.support.fakes import token_event
 from tests.support.log_calls import DONE, acquire, append, created, recorded
 
@@ -144,4 +144,5 @@ async def test_an_epoch_given_twice_belongs_to_its_last_owner(backend: Backend, 
     lease = await acquire(backend, request_, "a")
     twin = Lease(lease.job_id, "b", lease.epoch, lease.acquired_at)
     assert not await append(backend, twin, token_event(0, "x"))
-    assert await append(backend, lease, token_event(0, "a"))
+    together = [Append(lease, token_event(0, "a"), 3), Append(twin, token_event(1, "x"), 3)]
+    assert await backend.token_log.append(together) == [True, False]

@@ -92,10 +92,10 @@ class KVCacheManager:
 
     def advance(self, sequence: Sequence, num_new_tokens: int) -> None:
         """Count tokens whose keys and values are now in the cache, and register the blocks they fill."""
-        first = sequence.num_computed_tokens // self.block_size
-        sequence.num_computed_tokens += num_new_tokens
-        if self.prefixes is not None and sequence.num_computed_tokens // self.block_size > first:
-            self.prefixes.register(sequence, first)
+        computed = sequence.num_computed_tokens + num_new_tokens
+        sequence.num_computed_tokens = computed
+        if computed % self.block_size < num_new_tokens and self.prefixes is not None:  # a block became full
+            self.prefixes.register(sequence, (computed - num_new_tokens) // self.block_size)
 
     def invalidate(self, sequence: Sequence) -> None:
         """Remove the keys of a failed sequence's blocks, whose contents may be wrong."""

@@ -5,8 +5,9 @@ A row consists of its token, its position and the number of its sequence, which 
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 from workers.engine.sequence import Sequence
+
+MAX_CACHED_COUNTS = 64  # numbers of rows whose row numbers are kept
 
 
 class Span(NamedTuple):
@@ -55,14 +58,15 @@ class StepInputs:
     @classmethod
     def from_batch(cls, batch: ScheduledBatch) -> StepInputs:
         """Build the inputs of a batch, on the CPU."""
-        items = batch.items
-        sequences = [item.sequence for item in items]
+        items, sequences = batch.items, batch.sequences
         first = [sequence.num_computed_tokens for sequence in sequences]
         tables = _tensor(_block_tables(sequences))
         if batch.decodes:
-            tokens = [sequence.tokens[position] for sequence, position in zip(sequences, first, strict=True)]
-            rows = _tensor(np.arange(len(items)))
-            return cls(_tensor(tokens), _tensor(first), rows, tables, rows)
+            count, rows = len(items), _row_numbers(len(items))
+            numbers = array("q", [sequence.tokens[-1] for sequence in sequences] + first)
+            tokens = torch.frombuffer(numbers, dtype=torch.int64, count=count)
+            positions = torch.frombuffer(numbers, dtype=torch.int64, offset=count * numbers.itemsize)
+            return cls(tokens, positions, rows, tables, rows)
         lengths = [item.num_rows for item in items]
         ends = list(accumulate(lengths))
         owners = np.repeat(np.arange(len(items)), lengths)
@@ -80,8 +84,14 @@ class StepInputs:
         return replace(self, **{name: each.to(device, non_blocking=True) for name, each in tensors.items()})
 
 
-def _tensor(array: list[int] | np.ndarray) -> Tensor:
-    return torch.from_numpy(np.asarray(array, np.int64))
+def _tensor(numbers: list[int] | np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(numbers, np.int64))
+
+
+@lru_cache(MAX_CACHED_COUNTS)
+def _row_numbers(count: int) -> Tensor:
+    """Return 0 … count - 1, which nothing may change. After a model's step, calls of numpy and torch take long."""
+    return _tensor(np.arange(count))
 
 
 def _sample_rows(batch: ScheduledBatch, ends: list[int]) -> list[int]:
@@ -98,12 +108,10 @@ def _sample_rows(batch: ScheduledBatch, ends: list[int]) -> list[int]:
 
 
 def _block_tables(sequences: list[Sequence]) -> np.ndarray:
-    tables = [sequence.block_table for sequence in sequences]
-    lengths = np.array(list(map(len, tables)))
-    width = int(lengths.max())
-    blocks = np.frombuffer(bytearray().join(tables), np.int64)
-    if len(blocks) == width * len(tables):
-        return blocks.reshape(-1, width)
-    padded = np.zeros((len(tables), width), np.int64)
-    padded[np.arange(width) < lengths[:, None]] = blocks
-    return padded
+    tables: list[array[int] | bytes] = [sequence.block_table for sequence in sequences]
+    lengths = set(map(len, tables))
+    width = max(lengths)
+    if len(lengths) > 1:
+        padding = {length: bytes(8 * (width - length)) for length in lengths}
+        tables = [part for table in tables for part in (table, padding[len(table)])]
+    return np.frombuffer(bytearray().join(tables), np.int64).reshape(-1, width)

@@ -50,28 +50,45 @@ class ScheduledSequence(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class ScheduledBatch:
-    """Work of one step, and the (from, to) block copies to make before it."""
+    """Work of one step, and the (from, to) block copies to make before it.
+
+    Attributes:
+        answers_only: each row is known to be the last token of a sequence that has not ended; false only takes
+            longer.
+    """
 
     items: list[ScheduledSequence]
     copies: list[tuple[int, int]]
+    answers_only: bool = False
+
+    @cached_property
+    def sequences(self) -> list[Sequence]:
+        return [item.sequence for item in self.items]
 
     @cached_property
     def sampling(self) -> list[Sequence]:
         """The sequences whose next token is drawn, and padding."""
-        return [item.sequence for item in self.items if item.samples]
+        return self.sequences if self.answers_only else [item.sequence for item in self.items if item.samples]
+
+    @property
+    def drawing(self) -> list[Sequence]:
+        """The sequences whose next token is drawn."""
+        return self.sampling if self.answers_only else [each for each in self.sampling if not each.ended]
 
     @cached_property
     def decodes(self) -> bool:
         """True if each row is the last token of a sequence."""
-        return self.num_rows == len(self.items) == len(self.sampling)
+        return self.answers_only or self.num_rows == len(self.items) == len(self.sampling)
 
     @cached_property
     def num_rows(self) -> int:
+        if self.answers_only:
+            return len(self.items)
         return sum([item.num_new_tokens for item in self.items]) + self.num_drafts
 
     @cached_property
     def num_drafts(self) -> int:
-        return sum([len(item.drafts) for item in self.items])
+        return 0 if self.answers_only else sum([len(item.drafts) for item in self.items])
 
     @property
     def interruptible(self) -> bool:
@@ -79,4 +96,4 @@ class ScheduledBatch:
 
         The steps that follow leave such rows out until the new prompt is computed, so no step is abandoned twice.
         """
-        return PriorityClass.BATCH in [item.sequence.priority for item in self.items]
+        return PriorityClass.BATCH in [sequence.priority for sequence in self.sequences]

@@ -82,6 +82,25 @@ class Scheduler:
         """Return the work of the next step, after starting and preempting sequences for it."""
         self._admit()
         rows = self._runnable()
+        return self._answers(rows) or self._batch(rows)
+
+    def _answers(self, rows: list[Sequence]) -> ScheduledBatch | None:
+        """Return the batch in which each sequence computes its last token, as in nearly every step.
+
+        Return None if one lacks more than that, or if tokens or blocks are too few. Then `_batch` decides.
+        """
+        if self._policy.pads or len(rows) > self._max_num_batched_tokens:
+            return None
+        if [sequence for sequence in rows if len(sequence.tokens) - sequence.num_computed_tokens != 1]:
+            return None
+        full = [sequence for sequence in rows if sequence.num_computed_tokens >= sequence.num_writable_tokens]
+        if not all(self._cache.allocate(sequence, len(sequence.tokens)) for sequence in full):
+            return None
+        items = [ScheduledSequence(sequence, 1, True) for sequence in rows]
+        return ScheduledBatch(items, self._cache.take_copies(), answers_only=True)
+
+    def _batch(self, rows: list[Sequence]) -> ScheduledBatch:
+        """Return the batch of these sequences, most urgent first, after preempting others for it."""
         items: list[ScheduledSequence] = []
         budget = self._max_num_batched_tokens
         prompts = [sequence for sequence in rows if len(sequence.tokens) - sequence.num_computed_tokens > 1]
@@ -152,8 +171,11 @@ class Scheduler:
     def _runnable(self) -> list[Sequence]:
         """Return the running sequences that may compute in this step, most urgent first, padding last."""
         rows = list(self.running)
+        mixed = bool(rows) and rows[-1].priority is PriorityClass.BATCH
         if self._policy.pads:
             rows.sort(key=lambda sequence: sequence.ended)
+        if not mixed:
+            return rows
         urgent = [sequence for sequence in rows if sequence.priority is not PriorityClass.BATCH]
         if len(urgent) == len(rows):
             return rows
@@ -276,7 +298,7 @@ class Scheduler:
             self._cache.fork(parent, child, parent.num_prompt_tokens - 1)
             child.num_cached_tokens = parent.num_cached_tokens
             self._start(child)
-        parent.forks = []
+        parent.forks = ()
 
     def _start(self, sequence: Sequence) -> None:
         bisect.insort(self.running, sequence, key=lambda other: other.urgency)

@@ -47,6 +47,8 @@ class Detokenizer:
         length: number of characters returned so far.
     """
 
+    __slots__ = ("_decode", "_emitted", "_ends_within_character", "_texts", "_window", "length")
+
     def __init__(
         self,
         decode: Callable[[list[int]], str],
@@ -57,46 +59,53 @@ class Detokenizer:
         self._texts = texts
         self._decode = decode
         self._ends_within_character = ends_within_character
-        self._window: list[int] = []
+        self._window: tuple[int, ...] = ()  # nearly always empty: a list of its own would be read for each token
         self._emitted = 0  # characters of the window's text already returned
+
+    def feed_whole(self, token_id: int) -> str | None:
+        """Add a token with whole characters, and return its text; None, and nothing is added, for other tokens."""
+        if self._window or self._texts is None:
+            return None
+        text = self._texts[token_id]
+        if text is not None:
+            self.length += len(text)
+        return text
 
     def feed(self, token_id: int) -> str:
         """Add a token, and return the text that is now final."""
-        if self._texts is not None and not self._window:
-            known = self._texts[token_id]
-            if known is not None:
-                self.length += len(known)
-                return known
-        self._window.append(token_id)
-        text = self._decode(self._window)
+        if (known := self.feed_whole(token_id)) is not None:
+            return known
+        self._window += (token_id,)
+        text = self._decode([*self._window])
         whole = not text.endswith(REPLACEMENT)
         settled = text if whole else text.rstrip(REPLACEMENT)
         new = settled[self._emitted :]
         self._emitted = max(self._emitted, len(settled))
         if whole and self._texts is not None:
-            self._window, self._emitted = [], 0
+            self._window, self._emitted = (), 0
         elif (whole and len(self._window) >= WINDOW_TOKENS) or len(self._window) >= MAX_WINDOW_TOKENS:
             new += text[self._emitted :]
-            self._window = self._last_character() if whole else []
-            self._emitted = len(self._decode(self._window)) if whole else 0
+            self._window = self._last_character() if whole else ()
+            self._emitted = len(self._decode([*self._window])) if whole else 0
         self.length += len(new)
         return new
 
     def flush(self) -> str:
         """Return the text held back, without an unfinished character; the answer ends here."""
-        text = self._decode(self._window)
-        if text.endswith(REPLACEMENT) and self._ends_within_character(self._window):
+        text = self._decode([*self._window])
+        if text.endswith(REPLACEMENT) and self._ends_within_character([*self._window]):
             text = text.rstrip(REPLACEMENT)
         rest = text[self._emitted :]
         self._emitted += len(rest)
         self.length += len(rest)
         return rest
 
-    def _last_character(self) -> list[int]:
+    def _last_character(self) -> tuple[int, ...]:
         """Return the last tokens of the window that begin where a character does."""
         sizes = range(1, MAX_CHARACTER_TOKENS + 1)
         tails = (self._window[-size:] for size in sizes)
-        return next((tail for tail in tails if not self._decode(tail).startswith(REPLACEMENT)), self._window[-1:])
+        begun = (tail for tail in tails if not self._decode([*tail]).startswith(REPLACEMENT))
+        return next(begun, self._window[-1:])
 
 
 class TextStream:
@@ -109,6 +118,9 @@ class TextStream:
         stop: the stop strings.
         shows_stop: leave the stop string in the text.
         texts: see `Detokenizer`.
+
+    Attributes:
+        unstoppable: the detokenizer, if there are no stop strings, so that its texts are those of this stream.
     """
 
     def __init__(
@@ -125,6 +137,7 @@ class TextStream:
         self._stop = stop
         self._shows_stop = shows_stop
         self._held = ""
+        self.unstoppable = None if stop else self._detokenizer
 
     @property
     def length(self) -> int:

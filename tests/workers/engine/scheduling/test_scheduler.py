@@ -19,6 +19,7 @@ from tests.support.scheduler_driver import (
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.scheduling.batching_policies import FixedBatching
+from workers.engine.scheduling.scheduled_batch import ScheduledBatch
 from workers.engine.scheduling.scheduler import Scheduler
 from workers.engine.sequence import Sequence
 
@@ -39,7 +40,7 @@ def test_older_prompt_does_not_take_a_younger_answers_row() -> None:
     scheduler = make_scheduler()
     parent, long, short = make_sequence(0, 4), make_sequence(1, 4), make_sequence(2, 4)
     long.tokens += [0] * 60
-    parent.forks = [long, short]
+    parent.forks = (long, short)
     scheduler.add(parent)
     assert step(scheduler) == {0: 4}
     assert step(scheduler) == {0: 1, 1: 14, 2: 1}
@@ -51,6 +52,11 @@ def test_budget_smaller_than_the_batch_serves_the_oldest() -> None:
         scheduler.add(make_sequence(order, 1))
     assert step(scheduler) == {0: 1, 1: 1}
     assert step(scheduler) == {0: 1, 1: 1}
+    scheduler, parent = make_scheduler(budget=2), make_sequence(0, 1)
+    parent.forks = (make_sequence(1, 1), make_sequence(2, 1))
+    scheduler.add(parent)
+    assert step(scheduler) == {0: 1}
+    assert step(scheduler) == {0: 1, 1: 1}, "not a row for each of the three choices"
 
 
 def test_youngest_is_preempted_and_resumes_first() -> None:
@@ -120,7 +126,7 @@ def test_choices_take_all_their_seats_or_none() -> None:
         scheduler.add(make_sequence(order, 4, STANDARD if order == 0 else BATCH))
     step(scheduler)
     parent = make_sequence(2, 4, INTERACTIVE)
-    parent.forks = [make_sequence(order, 4, INTERACTIVE) for order in (3, 4)]
+    parent.forks = tuple(make_sequence(order, 4, INTERACTIVE) for order in (3, 4))
     scheduler.add(parent)
     assert step(scheduler) == {2: 4}
     assert scheduler.num_preemptions == 2
@@ -220,29 +226,50 @@ def test_preempted_sequence_resumes_within_its_batch() -> None:
     assert step(scheduler) == {0: 1, 1: 1}
 
 
+class Reference(Scheduler):
+    """Scheduler that decides on each sequence of each step."""
+
+    def _answers(self, rows: list[Sequence]) -> None:
+        return None
+
+
+def work(batch: ScheduledBatch) -> list[tuple[int, int, bool, list[int]]]:
+    return [
+        (s.arrival, item.num_new_tokens, item.samples, s.block_table.tolist())
+        for item in batch.items
+        for s in (item.sequence,)
+    ]
+
+
 def test_random_work_always_advances() -> None:
     """Given random arrivals of all classes and few blocks: the most urgent sequence advances in every step, a
-    preempted one advances before it is preempted again (except by the most urgent), and all end.
+    preempted one advances before it is preempted again (except by the most urgent), and all end. The steps are
+    those of the reference.
     """
     rng = random.Random(2)
     scheduler = make_scheduler(blocks=24, budget=24, seats=6)
-    wanted: dict[Sequence, int] = {}
-    order = thrashed = 0
+    reference = Reference(KVCacheManager(BlockPool(24), 4), 6, 24)
+    wanted: dict[int, int] = {}
+    order = thrashed = answered = 0
     while order < 400 or scheduler.has_work():
         if order < 400 and rng.random() < 0.3:
-            sequence = make_sequence(order, rng.randint(1, 40), rng.choice(list(PriorityClass)), f"t{order % 3}")
-            wanted[sequence] = rng.randint(1, 40)
-            scheduler.add(sequence)
+            place = (rng.randint(1, 40), rng.choice(list(PriorityClass)), f"t{order % 3}")
+            wanted[order] = rng.randint(1, 40)
+            for each in (scheduler, reference):
+                each.add(make_sequence(order, *place))
             order += 1
         gave_way = {s: s.num_tokens for s in scheduler.running if s.preempted}
         batch = compute(scheduler)
+        assert work(batch) == work(compute(reference))
+        answered += batch.answers_only
         assert sum(item.num_new_tokens for item in batch.items) <= 24
         assert sum(s.seats for s in scheduler.running) <= 6
         if scheduler.running:
             assert scheduler.running[0] in [item.sequence for item in batch.items]
         thrashed += sum(s not in scheduler.running and s.num_tokens == n for s, n in gave_way.items())
-        done = [s for s in scheduler.running if s.num_output_tokens >= wanted[s]]
-        scheduler.remove(done)
+        for each in (scheduler, reference):
+            each.remove([s for s in each.running if s.num_output_tokens >= wanted[s.arrival]])
     assert scheduler._cache.pool.num_free == 24
     assert scheduler.num_preemptions > 100
     assert thrashed <= scheduler.num_preemptions // 50
+    assert answered > 100

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kafka import KafkaProducer
 
 from producer_api.background.sweeper import Sweeper
 from shared.adapters.adapter import Adapter
 from shared.backend import Backend
 from shared.errors import ConfigError
 from shared.kafka import topics
+from shared.kafka.connection import connection
 from shared.kafka.message import Outgoing
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import RequestState
@@ -64,6 +67,17 @@ async def test_requests_get_results_and_others_dead_letters(bench: Bench, backen
         ("payload_too_large", bad[2].value),
     }
     assert ("x", b"\xff") in next(letter for letter in letters if letter.value == b"{").headers
+
+
+@pytest.mark.slow
+async def test_compressed_batches_are_read(bench: Bench) -> None:
+    codecs = ("gzip", "lz4", "snappy", "zstd")
+    for codec in codecs:
+        options = {**connection(bench.settings), "api_version": (2, 1)}  # the mock's is older than zstd
+        with closing(KafkaProducer(**options, compression_type=codec)) as writer:
+            writer.send(**bench.ask("p" * 500, event_id=codec).arguments()).get(LIMIT_S)
+    async with bench.worker():
+        assert (await bench.results_by_event(len(codecs))).keys() == set(codecs)
 
 
 @pytest.mark.slow

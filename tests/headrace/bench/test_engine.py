@@ -41,8 +41,8 @@ def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_ratios_are_medians_of_pairs() -> None:
-    """Of all tokens, and of those after the first of an answer, which not every engine reports."""
-    rates = {OURS: [100, 50, 100], "vllm": [50, 50, 80], "llamacpp": [100, 10, 50]}
+    """Ratios of all tokens, and of those after the first of an answer, which not every engine reports."""
+    rates: dict[str, list[float]] = {OURS: [100, 50, 100], "vllm": [50, 50, 80], "llamacpp": [100, 10, 50]}
     comparison = Comparison(rates, {OURS: [120, 60, 120], "llamacpp": [100, 100, 100]})
     found = comparison.as_dict()
     assert found["ratios"] == {"vllm": 1.25, "llamacpp": 2.0}

@@ -79,7 +79,14 @@ class StepInputs:
             sample_rows=_tensor(_sample_rows(batch, ends)),
         )
 
+    @property
+    def samples_each_row(self) -> bool:
+        """True if each row is of another sequence, and the logits of all are computed, in this order."""
+        return self.sample_rows is self.sequences
+
     def to(self, device: torch.device) -> StepInputs:
+        if self.tokens.device == device:  # five calls of torch less, in each step on the CPU
+            return self
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: each.to(device, non_blocking=True) for name, each in tensors.items()})
 

@@ -78,8 +78,9 @@ class Llama:
         x = run(residual, step, caches, interrupted)
         if x is None:
             return None
-        rows = step.sample_rows
-        last = kernels.add_rms_norm(x[rows], residual[rows], self._weights.norm, c.norm_eps)
+        if not step.samples_each_row:
+            x, residual = x[step.sample_rows], residual[step.sample_rows]
+        last = kernels.add_rms_norm(x, residual, self._weights.norm, c.norm_eps)
         logits = self._weights.head(last)
         return logits if c.logit_cap is None else kernels.soft_cap(logits, c.logit_cap)
 

@@ -20,6 +20,7 @@ def rows(batch: ScheduledBatch) -> tuple[list[int], list[int], list[int], list[i
     for item, table in zip(batch.items, inputs.block_tables.tolist(), strict=True):
         blocks = item.sequence.block_table.tolist()
         assert table == blocks + [0] * (len(table) - len(blocks))
+    assert inputs.samples_each_row == batch.decodes
     columns = (inputs.tokens, inputs.positions, inputs.sequences, inputs.sample_rows)
     first, second, third, fourth = (column.tolist() for column in columns)
     return first, second, third, fourth

@@ -25,6 +25,8 @@ def write_folder(path: Path, folder: Path) -> None:
     config = parse_config(header, read_rope_factors(path, header))
     meta = Metadata(header)
     tokens = meta.value(TOKENS) or []
+    if not isinstance(tokens, list):
+        raise ConfigError(f"{path}: {TOKENS} must be a list, got {tokens!r:.80}", param="model")
     if len(tokens) > config["vocab_size"]:
         raise ConfigError(
             f"{path}: the tokenizer has {len(tokens)} tokens, more than the {config['vocab_size']} of the model",

@@ -32,7 +32,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         architecture, described, config = get_gguf_tokenizer(str(path))
         _check(described)
         backend = _without_additions(convert_gguf_tokenizer(architecture, described)[0], len(described["tokens"]))
-    except (IndexError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{path}: its tokenizer cannot be read: {error}", param="model") from error
     split = described.get("pre_tokenizer_type")
     if described["tokenizer_type"] == "gpt2":

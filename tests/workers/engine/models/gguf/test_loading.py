@@ -132,6 +132,7 @@ def _bytes(tokenizer: Tokenizer, text: str) -> list[int]:
         ("llama", {"llama.attention.head_count": [4, 4]}, "head_count must be a positive integer"),
         ("llama", {"tokenizer.ggml.model": "bert"}, "one of gpt2, llama, got bert"),
         ("llama", {"tokenizer.ggml.pre": "odd"}, "tokenizer.ggml.pre must be one of .*, got odd"),
+        ("llama", {"tokenizer.ggml.tokens": 3}, "tokenizer.ggml.tokens must be a list, got 3"),
         ("llama", {"tokenizer.ggml.tokens": ["x"] * 300}, "300 tokens, more than the 272"),
         ("llama", {"tokenizer.ggml.bos_token_id": 999}, "tokenizer cannot be read"),
     ],

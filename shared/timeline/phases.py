@@ -36,10 +36,10 @@ class _Builder:
             self.at = end
 
     def note_preempted(self, seconds: float) -> None:
-        """Note for how long the last phase was preempted."""
+        """Add to the time for which the last phase was preempted."""
         if self.phases:
             last = self.phases[-1]
-            last.preempted = min(max(0.0, seconds), last.seconds)
+            last.preempted = min(last.preempted + max(0.0, seconds), last.seconds)
 
 
 def phases_of(marks: RequestMarks, until: float) -> list[Phase]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+
+import pytest
 
 from shared.backend import Backend
 from shared.protocol import PriorityClass, Request, RunMark, SamplingParams, Token, new_job_id
@@ -16,7 +19,7 @@ from tests.support.worker_harness import Harness
 from workers.active_request import MARK_INTERVAL_S, ActiveRequest
 from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
-from workers.engine.interface import EngineOutput
+from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.waits import EngineWaits
 
 
@@ -46,11 +49,27 @@ async def test_a_lost_worker_and_its_successor_appear(harness: Harness, backend:
     assert names[names.index("lost") :][:2] == ["lost", "resuming"]
 
 
-async def test_a_preemption_and_a_prefix_hit_appear(harness: Harness, backend: Backend, tmp_path: Path) -> None:
+async def test_a_preemption_and_a_prefix_hit_appear(
+    harness: Harness, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given blocks for one long request at a time, the batch request waits for the urgent one."""
     folder = save_checkpoint(tmp_path / "llama", CONFIGS["llama"])
     engine = Engine.load(EngineConfig(folder, num_kv_blocks=20, block_size=4, max_num_seqs=4))
     urgent, patient = PriorityClass.INTERACTIVE, PriorityClass.BATCH
+    step, add, first_steps, urgent_added = engine.step, engine.add, iter(range(2)), threading.Event()
+
+    def begin_one() -> list[EngineOutput]:
+        if next(first_steps, None) is None and not urgent_added.wait(0.005):
+            return []
+        return step()
+
+    def note_urgent(request: EngineRequest) -> None:
+        add(request)
+        if request.priority is urgent:
+            urgent_added.set()
+
+    monkeypatch.setattr(engine, "step", begin_one)
+    monkeypatch.setattr(engine, "add", note_urgent)
 
     async def queued(priority: PriorityClass, first_token: int, max_tokens: int) -> Request:
         request = Request(

@@ -242,6 +242,12 @@ def test_preemptions_before_the_first_token_shorten_the_prefill() -> None:
     assert (found.totals.prefill, found.totals.decode, found.totals.preemption) == (2.0, 4.0, 3.0)
 
 
+def test_a_preemption_is_counted_though_all_tokens_came_at_once() -> None:
+    given = marks(run(0.0, mark=RunMark(0, 0.0, 0.0, 1, 3.0, 3.0)), first=5.0, end=5.0, tokens=4)
+    found = timeline_of(given, START + 5)
+    assert (found.totals.prefill, found.totals.preemption) == (2.0, 3.0)
+
+
 def test_a_request_of_an_older_worker_has_a_timeline() -> None:
     """Given a record without marks, as older workers write it."""
     given = marks(first=2.0, end=4.0, tokens=5)

@@ -1,4 +1,7 @@
-"""Values that schemathesis cannot guess: model names and ids. It loads this module through SCHEMATHESIS_HOOKS."""
+"""What schemathesis cannot guess: model names, ids, and a refusal that a case asks for.
+
+It loads this module through SCHEMATHESIS_HOOKS.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 from typing import Any
 
 import schemathesis
+from schemathesis.checks import CheckContext, not_a_server_error
 
 KNOWN: dict[str, list[str]] = json.loads(os.environ["HEADRACE_FUZZ"])  # by the name of the field or parameter
 
@@ -31,3 +35,13 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
 @schemathesis.hook
 def map_path_parameters(context: schemathesis.HookContext, path_parameters: Any) -> Any:
     return _known(path_parameters)
+
+
+@schemathesis.check
+def no_fault_of_the_server(
+    ctx: CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> bool | None:
+    """Fail for a server error, except for the refusal of a target that a slow machine cannot meet."""
+    if response.status_code == 503 and b"later than the target" in response.content:
+        return None
+    return not_a_server_error(ctx, response, case)

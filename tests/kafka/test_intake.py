@@ -189,8 +189,12 @@ async def test_records_wait_for_room_as_long_as_it_takes(
     monkeypatch.setattr("producer_api.background.sweeper.MIN_LOST_AGE_S", -1.0)
     monkeypatch.setattr("workers.kafka.intake.RECHECK_INTERVAL_S", 0.1)
     await backend.queues.set_gate(bench.model, "draining")
-    late = bench.ask("late", event_id="late", timeout=1)
+    late = bench.ask("late", event_id="late", timeout=60)
     await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(4)), late)
+    now = backend.token_log.now
+
+    async def now_after_its_deadline() -> float:
+        return await now() + 100
 
     async def no_models() -> list[str]:
         return []
@@ -198,6 +202,7 @@ async def test_records_wait_for_room_as_long_as_it_takes(
     sweeper = Sweeper(backend, no_models)
     async with bench.worker():
         await bench.shows("in_flight", lambda found: found == [5])
+        monkeypatch.setattr(backend.token_log, "now", now_after_its_deadline)
         assert (await bench.results_by_event(1))["late"][0]["error"]["code"] == "deadline_exceeded"
         for _ in range(4):  # each looks at all keys
             await sweeper.patrol()

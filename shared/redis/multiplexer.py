@@ -19,6 +19,7 @@ from shared.redis.single_flight import Shared
 from shared.redis.wire import Wire, connect
 
 MAX_BUFFERED_BYTES = 1 << 20  # that wait to be written, before callers wait too
+MAX_SHARED_BYTES = 1 << 12  # of calls that share a write: the server has nothing to do until it gets a longer one
 
 
 @dataclass
@@ -59,7 +60,7 @@ class _Link(Wire):
             self._loop.call_soon(self._flush)
         for command in packed:
             self._unsent += command
-        if len(self._unsent) > MAX_BUFFERED_BYTES:
+        if len(self._unsent) > MAX_SHARED_BYTES:
             self._flush()
         return await call.done
 

@@ -12,7 +12,7 @@ import uvloop
 from shared.errors import Unavailable
 from shared.redis.client import RedisServer
 from shared.redis.embedded import HOST, EmbeddedServer
-from shared.redis.multiplexer import MAX_BUFFERED_BYTES
+from shared.redis.multiplexer import MAX_SHARED_BYTES
 from shared.redis.node import pack
 from tests.support.proxy import FaultProxy
 
@@ -55,11 +55,11 @@ async def test_concurrent_calls_share_a_write(proxy: FaultProxy, server: RedisSe
     assert link is not None
     send = link.send
     link.send = lambda packed: (writes.append(bytes(packed)), send(packed))[1]  # type: ignore[method-assign]
-    large = b"x" * MAX_BUFFERED_BYTES
+    large = b"x" * MAX_SHARED_BYTES
     replies = await asyncio.gather(*(server.client.exchange([("", pack("ECHO", text))]) for text in ("a", "b")))
     assert (replies, len(writes)) == ([[b"a"], [b"b"]], 1)
     await asyncio.gather(*(server.client.exchange([("", pack("ECHO", large))]) for _ in range(2)))
-    assert len(writes) == 3  # what waits to be written is bounded
+    assert len(writes) == 3  # the server gets the first part of many calls while the others are made
 
 
 @on_either_loop

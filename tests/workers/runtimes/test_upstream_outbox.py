@@ -99,10 +99,10 @@ def test_a_lone_output_does_not_wait_and_others_wait_briefly(
 
 
 def test_a_run_that_has_ended_is_not_waited_for(loop: SteppedLoop, handed: list[list[str]], outbox: Outbox) -> None:
-    put_step(loop, outbox, "a")
+    put_step(loop, outbox, "ab")
     put(outbox, "b", finished=True)
     loop.run_due()
     put(outbox, "a")
     before = loop.now
     loop.run_due()
-    assert (loop.now, handed) == (before, [["a", "b"], ["a"]])
+    assert (loop.now, handed) == (before, [["a", "b", "b"], ["a"]])

@@ -69,7 +69,8 @@ class Outbox:
         with self._lock:
             outputs, self._outputs = self._outputs, []
             was_full, self._bytes = self.is_full, 0
-            self._awaited = {output.job_id for output in outputs if not output.finished}
+            ended = {output.job_id for output in outputs if output.finished}
+            self._awaited = {output.job_id for output in outputs} - ended
         if was_full:
             self._loop.call_soon_threadsafe(self._room.set)
         return outputs

@@ -1,4 +1,4 @@
-"""What schemathesis cannot guess: model names, ids, and a refusal that a case asks for.
+"""Values that schemathesis cannot guess, model names and ids, and its check for faults of the server.
 
 It loads this module through SCHEMATHESIS_HOOKS.
 """

@@ -64,8 +64,8 @@ class KafkaQueue(RedisStreams):
             log.warning("kafka_write_failed", error=explained(error))
             await self.confirm(list(promised.values()), written=False)
             raise Unavailable("Kafka cannot be reached", retry_after=RETRY_AFTER_S) from error
-        await self.confirm([promised[job_id] for job_id in promised.keys() - refused], written=True)
-        await self.confirm([promised[job_id] for job_id in refused], written=False)
+        await self.confirm([each for each in promised.values() if each.job_id not in refused], written=True)
+        await self.confirm([each for each in promised.values() if each.job_id in refused], written=False)
         return [TOO_LARGE if isinstance(place, Ticket) and place.job_id in refused else place for place in places]
 
     def _write(self, requests: Sequence[Request]) -> set[str]:

@@ -123,9 +123,7 @@ async def test_the_intake_respects_its_window(bench: Bench, backend: Backend) ->
     await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(12)))
     most = 0
     async with bench.intake():
-        async with asyncio.timeout(LIMIT_S):
-            while (await backend.transport.depth(bench.model)).waiting < 4:
-                await asyncio.sleep(0.05)
+        await waiting(backend, bench.model, 4)
         for _ in range(20):  # polls, each of which could take more
             await asyncio.sleep(0.02)
             most = max(most, (await backend.transport.depth(bench.model)).waiting)
@@ -156,9 +154,7 @@ async def test_the_intake_waits_for_a_closed_queue(bench: Bench, backend: Backen
         await bench.shows("in_flight", lambda found: found == [5])
         assert (await backend.transport.depth(bench.model)).waiting == 0
         await backend.queues.set_gate(bench.model, "paused")
-        async with asyncio.timeout(LIMIT_S):
-            while (await backend.transport.depth(bench.model)).waiting < 5:
-                await asyncio.sleep(0.02)
+        await waiting(backend, bench.model, 5)
         await backend.queues.set_gate(bench.model, "open")
         results = await bench.results_by_event(5)
     assert [len(results[f"e{i}"]) for i in range(5)] == [1] * 5

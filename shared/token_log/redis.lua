@@ -46,14 +46,14 @@ local function known_status(channel)
   return false
 end
 
--- -> what `look` returns for each of several requests, whose keys are KEYS
-local function for_each(look)
-  local found = {}
-  for i = 1, #KEYS, 2 do
-    state, log = KEYS[i], KEYS[i + 1]
-    found[#found + 1] = look()
+-- -> what `act` returns for each of several requests, whose keys are KEYS; it gets the request's number
+local function for_each(act)
+  local replies = {}
+  for i = 1, #KEYS / 2 do
+    state, log = KEYS[2 * i - 1], KEYS[2 * i]
+    replies[i] = act(i)
   end
-  return found
+  return replies
 end
 
 -- Append the entry before `next_seq`; with `begins` it may be the log's first. -> false if another program deleted or
@@ -256,12 +256,10 @@ end
 -- -> for each request what `append_one` returns
 function commands.append()
   local args, rare = cmsgpack.unpack(ARGV[6])
-  local n, replies = #KEYS / 2, {}
-  for i = 1, n do
-    state, log = KEYS[2 * i - 1], KEYS[2 * i]
-    replies[i] = append_one(ARGV[5], args[i], args[n + i], args[2 * n + i], args[3 * n + i], rare[i])
-  end
-  return replies
+  local n = #KEYS / 2
+  return for_each(function(i)
+    return append_one(ARGV[5], args[i], args[n + i], args[2 * n + i], args[3 * n + i], rare[i])
+  end)
 end
 
 -- status, error as JSON or '', channel, result ttl in ms, format of control channels, job id, 1 to remove a request that
@@ -285,7 +283,7 @@ function commands.unfinished()
 end
 
 -- -> the status of each request; nil if it is unknown
-function commands.states() return for_each(known_status) end
+function commands.states() return for_each(function() return known_status() end) end
 
 -- -> the state as field, value …; empty if it is unknown
 function commands.record() return known_status() and redis.call('HGETALL', state) or {} end
